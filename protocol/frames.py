@@ -1,0 +1,554 @@
+"""Every frame that travels between two processes of a node, defined once.
+
+Numbers below 0x20 travel on the Unix socket between the supervisor and a child, the others over ZeroMQ. Adding,
+removing or changing one means a new `SCHEMA`: both ends of every connection compare it before anything else.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import Final
+
+from protocol.codec import FrameError, Payload, frame, record
+
+SCHEMA: Final = 1
+
+ADDRESS_BYTES: Final = 16
+KEY_BYTES: Final = 32
+MAX_PART: Final = 1024
+"""Rows in one part of a long answer."""
+MAX_CHANGES: Final = 1024
+MAX_RUN_BYTES: Final = 1 << 21
+"""Payload bytes in one frame of packets; a sender splits before that."""
+
+
+class Role(enum.Enum):
+    """The kinds of process."""
+
+    SUPERVISOR = "supervisor"
+    TUN = "tun"
+    LINK = "link"
+    PEERS = "peers"
+    ROUTER = "router"
+    STATUS = "status"
+
+
+# --- supervisor and child ---------------------------------------------------------------------------------------------
+
+
+@frame(0x01)
+class Hello:
+    """Child → supervisor, first: who speaks, and in which version of these frames."""
+
+    schema: int
+    role: Role
+    name: str
+    pid: int
+
+
+@frame(0x02)
+class Ready:
+    """Child → supervisor: it serves now. A death after this is answered at once."""
+
+
+@record
+class Figures:
+    """What a process says of itself."""
+
+    cpu_seconds: float
+    pss_kib: int
+    queues: dict[str, int]
+    counters: dict[str, int]
+
+
+@frame(0x03)
+class Heartbeat:
+    """Child → supervisor, every second."""
+
+    figures: Figures
+
+
+@frame(0x04)
+class Stop:
+    """Supervisor → child: finish what is in hand and exit."""
+
+    reason: str
+
+
+@frame(0x05)
+class OpenSocket:
+    """Peers → supervisor: a TCP socket to dial with, marked as configured."""
+
+    token: int
+    ipv6: bool
+
+
+@frame(0x06)
+class SocketOpened:
+    """Supervisor → peers, the socket attached; or `error` and nothing attached."""
+
+    token: int
+    error: str
+
+
+@frame(0x07)
+class SpawnLink:
+    """Peers → supervisor, the connected socket attached: give it a process."""
+
+    link: int
+    endpoint: str
+    outbound: bool
+
+    def __post_init__(self) -> None:
+        if self.link < 1:
+            raise FrameError(f"link {self.link} where numbers start at 1")
+
+
+@frame(0x08)
+class EndLink:
+    """Peers or router → supervisor: this link has to go."""
+
+    link: int
+    reason: str
+
+
+@frame(0x09)
+class LinkGone:
+    """Supervisor → peers and router: the process of this link ended."""
+
+    link: int
+    reason: str
+
+
+@frame(0x0A)
+class AskActors:
+    """Child → supervisor, or anyone → an actor, who passes it on: what runs, and how is it?"""
+
+    token: int
+
+
+@record
+class ActorRow:
+    """One process as the supervisor knows it: identity, age, restarts, and its last heartbeat."""
+
+    name: str
+    role: Role
+    title: str
+    pid: int
+    age_seconds: float
+    restarts: int
+    ready: bool
+    cpu_seconds: float
+    pss_kib: int
+    queues: dict[str, int]
+    counters: dict[str, int]
+
+
+@frame(0x0B)
+class ActorList:
+    """The answer to `AskActors`; `more` where another part follows."""
+
+    token: int
+    actors: tuple[ActorRow, ...]
+    more: bool
+
+
+@frame(0x0C)
+class DeviceReady:
+    """Set-up child → supervisor, the TUN descriptor attached if there is a device: whose node this is."""
+
+    public_key: bytes
+    offload: bool
+    warnings: tuple[str, ...]
+
+
+@frame(0x0D)
+class DeviceFailed:
+    """Set-up child → supervisor: why the node can't start."""
+
+    error: str
+
+
+# --- forwarding table -------------------------------------------------------------------------------------------------
+
+
+class RouteState(enum.IntEnum):
+    """What a prefix is to the packet path."""
+
+    FORGOTTEN = 0
+    """Nothing is known (any more): packets that wait for it are given up."""
+    SELECTED = 1
+    """A link leads there."""
+    RESOLVING = 2
+    """Asked for: packets wait."""
+    UNREACHABLE = 3
+    """Known, but no route is usable now; the key still opens packets from there."""
+
+
+@record
+class RouteEntry:
+    """One prefix of the forwarding table. `link` is 0 and `public_key` empty where there is none."""
+
+    network: bytes
+    length: int
+    state: RouteState
+    link: int
+    public_key: bytes
+    clean: bool
+
+    def __post_init__(self) -> None:
+        if len(self.network) != ADDRESS_BYTES or not 0 <= self.length <= 128:
+            raise FrameError("a prefix has 16 bytes and 0 to 128 bits")
+        if len(self.public_key) not in (0, KEY_BYTES):
+            raise FrameError(f"a public key has {KEY_BYTES} bytes, not {len(self.public_key)}")
+
+
+@frame(0x20)
+class TableEpoch:
+    """Router → each new subscriber: which router process publishes. A new epoch means: introduce yourself again."""
+
+    epoch: int
+
+
+@frame(0x21)
+class RouteDelta:
+    """Router → data actors: change number `serial` of the forwarding table."""
+
+    epoch: int
+    serial: int
+    changes: tuple[RouteEntry, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.changes) > MAX_CHANGES:
+            raise FrameError(f"{len(self.changes)} changes in one delta, at most {MAX_CHANGES}")
+
+
+@frame(0x22)
+class AskTable:
+    """Data actor → router: the whole table, please."""
+
+
+@frame(0x23)
+class TablePart:
+    """Router → data actor: part of the table as of change `serial`; `more` where another part follows."""
+
+    epoch: int
+    serial: int
+    entries: tuple[RouteEntry, ...]
+    more: bool
+
+
+@frame(0x24)
+class Resolve:
+    """Data actor → router: packets wait for (or came from) this prefix."""
+
+    network: bytes
+    length: int
+
+
+@frame(0x25)
+class RouteUsed:
+    """Data actor → router: these /64 prefixes carried packets lately, so don't let them expire."""
+
+    networks: tuple[bytes, ...]
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+@frame(0x30)
+class LinkUp:
+    """Link → router: a connection to a neighbour. `any_size`: it carries packets of every size."""
+
+    link: int
+    name: str
+    static_cost: int
+    any_size: bool
+
+
+@frame(0x31)
+class ControlArrived:
+    """Link → router: one control packet, header included, already found well-formed."""
+
+    link: int
+    packet: bytes
+
+
+@frame(0x32)
+class SendControl:
+    """Router → link: write these control packets, one after the other."""
+
+    packets: bytes
+
+
+@record
+class PairTraffic:
+    """Packets and bytes of ciphertext between two addresses since the last report."""
+
+    source: bytes
+    destination: bytes
+    packets: int
+    octets: int
+
+
+@frame(0x33)
+class Traffic:
+    """Link or tun → peers, about once a second while there is any: what moved since the last one."""
+
+    link: int
+    received_octets: int
+    sent_octets: int
+    pairs: tuple[PairTraffic, ...]
+
+
+# --- packets ----------------------------------------------------------------------------------------------------------
+
+
+def lengths_of(run: bytes) -> tuple[int, ...]:
+    """The lengths of the packets in a run, in order."""
+    return struct.unpack(f"<{len(run) // 4}I", run)
+
+
+def pack_lengths(lengths: list[int]) -> bytes:
+    """The inverse of `lengths_of`."""
+    return struct.pack(f"<{len(lengths)}I", *lengths)
+
+
+def _check_run(lengths: bytes, payload: Payload) -> None:
+    if len(lengths) % 4 or not lengths:
+        raise FrameError(f"{len(lengths)} bytes of lengths")
+    if sum(lengths_of(lengths)) != len(payload):
+        raise FrameError("the lengths don't add up to the payload")
+    if len(payload) > MAX_RUN_BYTES:
+        raise FrameError(f"{len(payload)} bytes in one run of packets, at most {MAX_RUN_BYTES}")
+
+
+@frame(0x40)
+class Transmit:
+    """Tun or link → link: data packets to write, each with its header, as one piece.
+
+    `lengths` holds 32-bit little-endian lengths, one per packet; where the payload lies elsewhere than in the frame
+    is the business of a later schema.
+    """
+
+    lengths: bytes
+    payload: Payload
+
+    def __post_init__(self) -> None:
+        _check_run(self.lengths, self.payload)
+
+
+@frame(0x41)
+class Arrived:
+    """Link → tun: data packets for this node, laid out as in `Transmit`, hop limits already counted down."""
+
+    lengths: bytes
+    payload: Payload
+
+    def __post_init__(self) -> None:
+        _check_run(self.lengths, self.payload)
+
+
+class Undelivered(enum.IntEnum):
+    """Why a link could not pass a packet on."""
+
+    NO_ROUTE = 1
+    HOP_LIMIT = 2
+
+
+@frame(0x42)
+class ReportUndelivered:
+    """Link → tun, which holds the key that seals reports: tell the source what became of this data packet."""
+
+    why: Undelivered
+    packet: bytes
+
+
+# --- questions from people and from status ----------------------------------------------------------------------------
+
+
+@frame(0x50)
+class AskPeers:
+    """→ peers."""
+
+    token: int
+
+
+@record
+class PeerRow:
+    """One peer. Ages in seconds; `connected_age` is None where it never was connected."""
+
+    endpoint: str
+    kind: str
+    state: str
+    link: int
+    sent_octets: int
+    received_octets: int
+    discovered_age: float
+    connected_age: float | None
+    reason: str
+
+
+@frame(0x51)
+class PeerList:
+    """Peers → asker."""
+
+    token: int
+    peers: tuple[PeerRow, ...]
+    more: bool
+
+
+@frame(0x52)
+class AddPeer:
+    """→ peers: dial this endpoint for ever."""
+
+    token: int
+    endpoint: str
+
+
+@frame(0x53)
+class RemovePeer:
+    """→ peers: forget this endpoint and close its connection."""
+
+    token: int
+    endpoint: str
+
+
+class Outcome(enum.IntEnum):
+    """How a request ended."""
+
+    DONE = 0
+    EXISTS = 1
+    MISSING = 2
+    REFUSED = 3
+
+
+@frame(0x54)
+class Answer:
+    """The end of an `AddPeer` or `RemovePeer`; `reason` is for people."""
+
+    token: int
+    outcome: Outcome
+    reason: str
+
+
+class RouteKind(enum.Enum):
+    """Which routes are asked for."""
+
+    SELECTED = "selected"
+    FALLBACK = "fallback"
+
+
+@frame(0x55)
+class AskRoutes:
+    """→ router."""
+
+    token: int
+    kind: RouteKind
+
+
+@record
+class RouteRow:
+    """One route: metric as the next hop announced it."""
+
+    network: bytes
+    length: int
+    next_hop: str
+    metric: int
+    seqno: int
+
+
+@frame(0x56)
+class RouteList:
+    """Router → asker."""
+
+    token: int
+    routes: tuple[RouteRow, ...]
+    more: bool
+
+
+@frame(0x57)
+class AskQueried:
+    """→ router: what is being resolved?"""
+
+    token: int
+
+
+@record
+class QueriedRow:
+    """One prefix that is being resolved, for so many seconds more."""
+
+    network: bytes
+    length: int
+    seconds_left: float
+
+
+@frame(0x58)
+class QueriedList:
+    """Router → asker."""
+
+    token: int
+    queried: tuple[QueriedRow, ...]
+    more: bool
+
+
+@frame(0x59)
+class AskPublicKey:
+    """→ router: whose address is this?"""
+
+    token: int
+    address: bytes
+
+
+@frame(0x5A)
+class PublicKeyAnswer:
+    """Router → asker; empty where no route is known."""
+
+    token: int
+    public_key: bytes
+
+
+@frame(0x5B)
+class AskTraffic:
+    """→ peers: packets and bytes by address."""
+
+    token: int
+
+
+@record
+class AddressTraffic:
+    """Packets and bytes of ciphertext with this source or destination."""
+
+    address: bytes
+    packets: int
+    octets: int
+
+
+@frame(0x5C)
+class TrafficList:
+    """Peers → asker. Sources in full, then destinations in full; `more` where another part follows."""
+
+    token: int
+    by_source: tuple[AddressTraffic, ...]
+    by_destination: tuple[AddressTraffic, ...]
+    more: bool
+
+
+# --- events for whoever attaches --------------------------------------------------------------------------------------
+
+
+class Direction(enum.Enum):
+    """Which way a packet crosses the process that reports it."""
+
+    IN = "in"
+    OUT = "out"
+
+
+@frame(0x60)
+class PacketsSeen:
+    """Link or tun → its subscribers: the 40-byte headers of data packets that just passed, concatenated."""
+
+    actor: str
+    direction: Direction
+    headers: bytes
