@@ -32,11 +32,10 @@ from typing import Final, TypeAlias
 
 from protocol.buffers import Buffer
 from protocol.mycelium.errors import WireError
+from protocol.mycelium.framing import KIND_CONTROL, PACKET_VERSION
 from protocol.mycelium.identity import ROUTER_ID_BYTES
 from protocol.prefix import ADDRESS_BYTES, Prefix
 
-PACKET_VERSION: Final = 1
-PACKET_TYPE_CONTROL: Final = 1
 BABEL_MAGIC: Final = 42
 BABEL_VERSION: Final = 3
 
@@ -64,7 +63,7 @@ INTERVAL_HELLO_CS: Final = 2000
 INTERVAL_IHU_CS: Final = 6000
 INTERVAL_UPDATE_CS: Final = 30000
 MAX_GENERATION: Final = 15
-"""Largest Route Request generation on the wire (wire spec 7.9); a reference node wraps 255 to 0 and starts afresh (Q3)."""
+"""Largest Route Request generation on the wire (wire spec 7.9); a reference node wraps 255 to 0 (Q3)."""
 SEQNO_REQUEST_HOP_COUNT: Final = 64
 
 _MAX_U8: Final = 0xFF
@@ -318,7 +317,7 @@ _DECODERS: Final[dict[int, Callable[[Buffer], _Outcome]]] = {
 
 def _packet(tlv_type: int, tlv_body: bytes) -> bytes:
     headers = _HEADERS.pack(
-        PACKET_VERSION, PACKET_TYPE_CONTROL, 0, BABEL_MAGIC, BABEL_VERSION, _TLV_HEADER_BYTES + len(tlv_body)
+        PACKET_VERSION, KIND_CONTROL, 0, BABEL_MAGIC, BABEL_VERSION, _TLV_HEADER_BYTES + len(tlv_body)
     )
     return headers + bytes((tlv_type, len(tlv_body))) + tlv_body
 
