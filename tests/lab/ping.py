@@ -20,13 +20,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 from tests.lab import icmpv6
 from tests.lab.namespaces import LabError, Namespace, stop_process
 
 MAX_ERRORS_KEPT: Final = 1000
 FINAL_WAIT: Final = 2.0
+BEGIN_TIMEOUT: Final = 10.0
 GAP_FACTOR: Final = 3.0
 
 
@@ -161,10 +162,11 @@ class PingReport:
 class _Run:
     """One run: the requests under way and what came of them."""
 
-    def __init__(self, address: str, interval: float, size: int) -> None:
+    def __init__(self, address: str, interval: float, size: int, announces: bool) -> None:
         self.address = address
         self.interval = interval
         self.size = size
+        self.announces = announces
         self.identifier = os.getpid() & 0xFFFF
         self.socket = icmpv6.open_socket()
         self.sent: list[float] = []
@@ -174,6 +176,11 @@ class _Run:
         self.errors_not_kept = 0
         self.send_failures: Counter[str] = Counter()
         self.stopped = False
+
+    def announce(self, what: str, now: float) -> None:
+        """Tells whoever runs this program what happened just now."""
+        if self.announces:
+            print(json.dumps({what: now}), flush=True)
 
     def stop(self, *_: object) -> None:
         """Ends the run early; a signal handler."""
@@ -219,11 +226,12 @@ class _Run:
         elif sequence < len(self.sent):
             self.trips[sequence] = now - self.sent[sequence]
             if len(self.trips) == 1:
-                print(json.dumps({"first_reply": now}), flush=True)
+                self.announce("first_reply", now)
 
     def run(self, count: int, until_reply: float | None) -> None:
         """Sends `count` requests at the run's pace and waits for the last; or ends at the first reply."""
         begin = time.monotonic()
+        self.announce("begun", begin)
         while not self.stopped and len(self.sent) < count:
             if until_reply is not None and (self.trips or time.monotonic() - begin > until_reply):
                 return
@@ -251,7 +259,7 @@ class _Run:
 
 
 class Pinger:
-    """The pinger as a program in a namespace, started at once."""
+    """The pinger as a program in a namespace; it is sending when the constructor returns."""
 
     def __init__(
         self,
@@ -268,16 +276,11 @@ class Pinger:
             arguments.append(f"--until-reply={until_reply}")
         self._title = f"ping {address} from {namespace.label}"
         self._process = namespace.start_tool("tests.lab.ping", *arguments)
+        self._read_line("begun", BEGIN_TIMEOUT)
 
     def wait_first_reply(self, timeout: float) -> float:
         """Waits up to `timeout` seconds for the first reply and returns its time. Raises LabError when none came."""
-        output = self._output
-        if select.select([output], [], [], timeout)[0]:
-            first = json.loads(output.readline() or b"{}").get("first_reply")
-            if first is not None:
-                return float(first)
-        stop_process(self._process)
-        raise LabError(f"{self._title}: no reply within {timeout:g} s")
+        return self._read_line("first_reply", timeout)
 
     def finish(self, timeout: float = 60.0) -> PingReport:
         """Waits until the pinger has sent its count, and returns the report."""
@@ -292,10 +295,15 @@ class Pinger:
         """Ends the pinger without a report."""
         stop_process(self._process)
 
-    @property
-    def _output(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
+    def _read_line(self, expected: str, timeout: float) -> float:
+        output = self._process.stdout
+        assert output is not None
+        if select.select([output], [], [], timeout)[0]:
+            said: dict[str, Any] = json.loads(output.readline() or b"{}")
+            if expected in said:
+                return float(said[expected])
+        stop_process(self._process)
+        raise LabError(f"{self._title}: no {expected.replace('_', ' ')} within {timeout:g} s")
 
     def _read(self, timeout: float) -> PingReport:
         try:
@@ -347,9 +355,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=5, help="requests to send")
     parser.add_argument("--size", type=int, default=56, help="payload bytes")
     parser.add_argument("--until-reply", type=float, help="end at the first reply, or after so many seconds")
-    parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print lines of JSON: begun, first_reply, the report")
     given = parser.parse_args(arguments)
-    run = _Run(given.address, given.interval, given.size)
+    run = _Run(given.address, given.interval, given.size, announces=given.json)
     signal.signal(signal.SIGTERM, run.stop)
     signal.signal(signal.SIGINT, run.stop)
     with run.socket:
