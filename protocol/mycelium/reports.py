@@ -122,7 +122,7 @@ def _open_quoted(quoted: memoryview, cipher: Cipher) -> memoryview:
         open_into(cipher, quoted, plain)
         inner = parse_inner(plain)
     except SealError as error:
-        raise ReportError("7.14", f"the quote in a report does not open: {error}") from error
+        raise ReportError("7.14", f"the quote in a report does not open: {error.reason}") from error
     packet = plain[INNER_HEADER:]
     if inner.kind != INNER_L3 or len(packet) < IPV6_HEADER_BYTES:
         raise ReportError("7.14", f"report about inner type {inner.kind}, {len(packet)} bytes, is not for the host")
