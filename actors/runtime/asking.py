@@ -69,8 +69,18 @@ class Asker:
             raise answer
         return answer
 
+    def ask_any(self, questions: Mapping[str, Any], deadline_s: float) -> list[Any] | None:
+        """The first whole answer to any of the questions, None where nobody answers in time."""
+        for answer in self._ask(questions, deadline_s, enough=1).values():
+            if not isinstance(answer, NoAnswer):
+                return answer
+        return None
+
     def ask_all(self, questions: Mapping[str, Any], deadline_s: float) -> dict[str, list[Any] | NoAnswer]:
         """The answers to one question to each of several actors, asked side by side: their deadlines run together."""
+        return self._ask(questions, deadline_s, enough=len(questions))
+
+    def _ask(self, questions: Mapping[str, Any], deadline_s: float, enough: int) -> dict[str, list[Any] | NoAnswer]:
         deadline = time.monotonic() + deadline_s
         results: dict[str, list[Any] | NoAnswer] = {}
         waiting: dict[zmq.Socket[bytes], _Conversation] = {}
@@ -83,11 +93,13 @@ class Asker:
                 if (problem := conversation.start()) is not None:
                     results[actor] = problem
                     poller.unregister(conversation.socket)
-            while len(results) < len(questions) and (left := deadline - time.monotonic()) > 0:
+            answered = 0
+            while answered < enough and len(results) < len(questions) and (left := deadline - time.monotonic()) > 0:
                 for socket, _ in poller.poll(math.ceil(left * 1000)):
                     conversation = waiting[socket]
                     if (result := conversation.receive()) is not None:
                         results[conversation.actor] = result
+                        answered += not isinstance(result, NoAnswer)
                         poller.unregister(socket)
         finally:
             for conversation in waiting.values():
@@ -156,13 +168,13 @@ def runtime_root() -> Path:
     return Path(f"/tmp/septate-{os.geteuid()}")
 
 
-def instance_folder(name: str) -> Path:
-    """The runtime folder of the node `name`. Raises `NoInstance` for a name that can't be one."""
+def instance_name(name: str) -> str:
+    """`name`, if it can name a node. Raises `NoInstance`."""
     if _INSTANCE_NAME.fullmatch(name) is None:
         raise NoInstance(
             f"{name!r} can't name a node; use up to 64 letters, digits, '_', '.' and '-', not starting with '.' or '-'"
         )
-    return runtime_root() / name
+    return name
 
 
 def find_instance(name: str | None) -> Path:
@@ -173,7 +185,7 @@ def find_instance(name: str | None) -> Path:
     root = runtime_root()
     _check_owner(root)
     if name is not None:
-        folder = instance_folder(name)
+        folder = root / instance_name(name)
         if not _lives(folder):
             raise NoInstance(f"no node named {name!r} runs here; {_choices(_living(root))}")
         return folder

@@ -1,0 +1,262 @@
+"""What a node is told to do: options of the command line over a configuration file over defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, Protocol, SocketAddress
+from septate.errors import UserError
+
+DEFAULT_PORT: Final = 9651
+DEFAULT_DISCOVERY_PORT: Final = 9650
+DEFAULT_API_ADDRESS: Final = SocketAddress(IPv4Address("127.0.0.1"), 8989)
+DEFAULT_TUN_NAME: Final = "mycelium"
+MAX_TUN_NAME_BYTES: Final = 15
+MAX_UPDATE_WORKERS: Final = 255
+LOG_FORMATS: Final = ("compact", "logfmt", "plain")
+LOG_LEVELS: Final = ("error", "warning", "info", "debug")
+"""From quiet to talkative."""
+
+_LEVEL_WORDS: Final = {
+    "off": "error",
+    "error": "error",
+    "warn": "warning",
+    "info": "info",
+    "debug": "debug",
+    "trace": "debug",
+}
+
+
+HostPort = tuple[str, int]
+"""A numeric address, with its scope where it has one, and a port."""
+
+
+class ConfigError(UserError):
+    """A setting that can't be used; one line that names where it stands, what it is, why, and the way out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one source, the command line or a file, says. None (for a flag: False) where it says nothing.
+
+    Names are the keys of the file and, with dashes, the options of the command line (CLI spec 2 and 4).
+    """
+
+    peers: tuple[str, ...] | None = None
+    tcp_listen_port: int | None = None
+    quic_listen_port: int | None = None
+    disable_quic: bool = False
+    peer_discovery_port: int | None = None
+    disable_peer_discovery: bool = False
+    peer_discovery_interfaces: tuple[str, ...] | None = None
+    api_addr: SocketAddress | None = None
+    jsonrpc_addr: SocketAddress | None = None
+    no_tun: bool = False
+    tun_name: str | None = None
+    metrics_api_address: SocketAddress | None = None
+    firewall_mark: int | None = None
+    update_workers: int | None = None
+    topic_config: str | None = None
+    cdn_cache: str | None = None
+    vsock_listen_port: int | None = None
+    enable_dns: bool = False
+    network_name: object = None
+    network_key_file: object = None
+
+    def over(self, other: Settings) -> Settings:
+        """These settings, and the other ones where these say nothing. A flag counts if either sets it."""
+        merged: dict[str, Any] = {}
+        for field in fields(self):
+            own, others = getattr(self, field.name), getattr(other, field.name)
+            merged[field.name] = own or others if isinstance(own, bool) else (others if own is None else own)
+        return Settings(**merged)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Everything a node is started with, checked and with defaults filled in."""
+
+    key_file: Path
+    """The 32-byte secret key; generated where it is missing."""
+    make_key_folder: bool
+    """Whether the folder of a missing key file may be made: for the default path only."""
+    peers: tuple[str, ...] = ()
+    """Endpoints to keep a connection to, as `Endpoint` writes them, each once."""
+    tcp_listen_port: int = DEFAULT_PORT
+    """Where peers connect to, on all addresses; 0 lets the system choose."""
+    tun: bool = True
+    """Whether the host takes part; without a device only routing does."""
+    tun_name: str = DEFAULT_TUN_NAME
+    """Name of the device, cut to the 15 bytes that the kernel allows."""
+    api_addr: HostPort = ("127.0.0.1", 8989)
+    """Where the HTTP API listens, as `bind` takes it; whoever reaches it rules the node."""
+    firewall_mark: int | None = None
+    """SO_MARK of sockets towards peers, 0…4294967295."""
+    log_level: str = "info"
+    """One of `LOG_LEVELS`."""
+    log_format: str = "compact"
+    """One of `LOG_FORMATS`."""
+    instance: str | None = None
+    """Name of this node among those on the machine, and of its runtime folder; None lets the supervisor choose."""
+    quic: bool = True
+    """Whether QUIC would be used. Kept for the part that is to come, like all below."""
+    quic_listen_port: int = DEFAULT_PORT
+    """UDP port of QUIC links."""
+    discovery: bool = True
+    """Whether neighbours on the same network would be looked for."""
+    peer_discovery_port: int = DEFAULT_DISCOVERY_PORT
+    """UDP port of discovery beacons."""
+    peer_discovery_interfaces: tuple[str, ...] = ()
+    """Interfaces to look on; empty for all."""
+    jsonrpc_addr: HostPort = ("127.0.0.1", 8990)
+    """Where the JSON-RPC API would listen."""
+    update_workers: int = 1
+    """Accepted for compatibility, 1…255: one router process needs no more."""
+
+    def __post_init__(self) -> None:
+        for peer in self.peers:
+            if str(Endpoint.parse(peer)) != peer:
+                raise ConfigError(f"peer {peer!r} is not written as Endpoint writes it")
+        for name in ("tcp_listen_port", "quic_listen_port", "peer_discovery_port"):
+            if not 0 <= getattr(self, name) <= MAX_PORT:
+                raise ConfigError(f"{name} {getattr(self, name)} is no port; give one between 0 and {MAX_PORT}")
+        if self.firewall_mark is not None and not 0 <= self.firewall_mark <= MAX_U32:
+            raise ConfigError(f"firewall_mark {self.firewall_mark} does not fit 32 bits")
+        if not 1 <= self.update_workers <= MAX_UPDATE_WORKERS:
+            raise ConfigError(
+                f"update_workers {self.update_workers} is out of range; give one between 1 and {MAX_UPDATE_WORKERS}"
+            )
+        if self.log_level not in LOG_LEVELS or self.log_format not in LOG_FORMATS:
+            raise ConfigError(f"no log of level {self.log_level!r} and format {self.log_format!r}")
+        if not self.tun_name:
+            raise ConfigError("tun_name is empty; give the device a name, or use --no-tun")
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something a user should know about settings that are legal: `level` is one of `LOG_LEVELS`."""
+
+    level: str
+    text: str
+
+
+# --- from settings to a node ------------------------------------------------------------------------------------------
+
+
+def node_config(
+    settings: Settings, *, key_file: Path, make_key_folder: bool, log_level: str, log_format: str, instance: str | None
+) -> NodeConfig:
+    """The settings with defaults filled in. Raises `ConfigError`, also for parts that this version lacks."""
+    refused = [f"--{name.replace('_', '-')}" for name in _PARTS_TO_COME if getattr(settings, name) not in (None, False)]
+    if refused:
+        parts = dict.fromkeys(_PARTS_TO_COME[option[2:].replace("-", "_")] for option in refused)
+        raise ConfigError(
+            f"{', '.join(refused)}: this version has no {' and no '.join(parts)}; start without it, "
+            "on the command line and in the configuration file"
+        )
+    given: dict[str, Any] = {
+        name: value for name in _GIVEN_AS_THEY_ARE if (value := getattr(settings, name)) is not None
+    }
+    for name in ("api_addr", "jsonrpc_addr"):
+        address: SocketAddress | None = getattr(settings, name)
+        if address is not None:
+            given[name] = _host_and_port(address)
+    tun_name = settings.tun_name if settings.tun_name is not None else DEFAULT_TUN_NAME
+    return NodeConfig(
+        key_file=key_file,
+        make_key_folder=make_key_folder,
+        tun=not settings.no_tun,
+        tun_name=tun_name.encode()[:MAX_TUN_NAME_BYTES].decode(errors="ignore"),
+        quic=not settings.disable_quic,
+        discovery=not settings.disable_peer_discovery,
+        log_level=log_level,
+        log_format=log_format,
+        instance=instance,
+        **given,
+    )
+
+
+_GIVEN_AS_THEY_ARE: Final = (
+    "peers",
+    "tcp_listen_port",
+    "firewall_mark",
+    "quic_listen_port",
+    "peer_discovery_port",
+    "peer_discovery_interfaces",
+    "update_workers",
+)
+
+_PARTS_TO_COME: Final = {
+    "metrics_api_address": "Prometheus metrics",
+    "topic_config": "messages",
+    "cdn_cache": "CDN",
+    "vsock_listen_port": "vsock links",
+    "enable_dns": "DNS forwarder",
+    "network_name": "private networks",
+    "network_key_file": "private networks",
+}
+"""Settings that ask for a part which does not exist yet. Silence would be a node that does less than it was told to."""
+
+_WITHOUT_EFFECT: Final = {
+    "disable_quic": "QUIC links are not in this version",
+    "quic_listen_port": "QUIC links are not in this version",
+    "peer_discovery_port": "discovery is not in this version",
+    "disable_peer_discovery": "discovery is not in this version",
+    "peer_discovery_interfaces": "discovery is not in this version",
+    "jsonrpc_addr": "the JSON-RPC API is not in this version",
+    "update_workers": "the router needs no more than one process",
+}
+_NEVER_CONNECTS: Final = {
+    Protocol.QUIC: "QUIC links are not in this version",
+    Protocol.TLS: "TLS links belong to private networks",
+    Protocol.VSOCK: "vsock links are not in this version",
+}
+
+
+def _host_and_port(address: SocketAddress) -> HostPort:
+    scope = f"%{address.scope}" if address.scope else ""
+    return f"{address.host}{scope}", address.port
+
+
+def endpoints(texts: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """The endpoints in their standard form, each once, in order. Raises `EndpointError`."""
+    return tuple(dict.fromkeys(str(Endpoint.parse(text)) for text in texts))
+
+
+def remarks(settings: Settings) -> list[Remark]:
+    """What to tell the user about settings that are accepted and do less than they seem to."""
+    found = [
+        Remark("info", f"--{name.replace('_', '-')} has no effect: {why}")
+        for name, why in _WITHOUT_EFFECT.items()
+        if getattr(settings, name) not in (None, False)
+    ]
+    for peer in settings.peers or ():
+        why = _NEVER_CONNECTS.get(Endpoint.parse(peer).protocol)
+        if why is not None:
+            found.append(Remark("warning", f"peer {peer} never connects: {why}"))
+    return found
+
+
+def log_level(*, silent: bool, debug: bool, directives: str) -> str:
+    """One of `LOG_LEVELS`; `directives` is the value of RUST_LOG, which replaces the two options (CLI spec 6).
+
+    One level counts for the whole node: the last one without a target, else the most talkative of those whose target
+    is ours or the reference's. Raises `ConfigError` for a level that there isn't.
+    """
+    if not directives:
+        return "error" if silent else "debug" if debug else "info"
+    general = None
+    targeted = ["error"]
+    for directive in filter(None, (part.strip() for part in directives.split(","))):
+        target, equals, word = directive.partition("=")
+        level = _LEVEL_WORDS.get((word if equals else target).lower())
+        if level is None and equals:
+            raise ConfigError(f"RUST_LOG: {directive!r} has no level; use one of {', '.join(_LEVEL_WORDS)}")
+        if not equals and level is not None:
+            general = level
+        elif target.startswith(("mycelium", "septate")):
+            targeted.append(level or "debug")
+    return general or max(targeted, key=LOG_LEVELS.index)
