@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
 
 from protocol.codec import FrameError, Payload, frame, record
 
@@ -22,6 +23,8 @@ MAX_CHANGES: Final = 1024
 MAX_RUN_BYTES: Final = 1 << 21
 """Payload bytes in one frame of packets; a sender splits before that."""
 
+_Row = TypeVar("_Row")
+
 
 class Role(enum.Enum):
     """The kinds of process."""
@@ -32,6 +35,12 @@ class Role(enum.Enum):
     PEERS = "peers"
     ROUTER = "router"
     STATUS = "status"
+
+
+def in_parts(rows: Sequence[_Row]) -> Iterator[tuple[tuple[_Row, ...], bool]]:
+    """Rows in parts that fit a frame, each with whether another follows; one empty part where there is nothing."""
+    for start in range(0, max(1, len(rows)), MAX_PART):
+        yield tuple(rows[start : start + MAX_PART]), start + MAX_PART < len(rows)
 
 
 # --- supervisor and child ---------------------------------------------------------------------------------------------

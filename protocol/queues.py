@@ -281,6 +281,10 @@ class WaitingPackets:
         """How many packets wait."""
         return self._packets
 
+    def __contains__(self, prefix: bytes) -> bool:
+        """Whether anything waits for the /64 `prefix` (8 bytes)."""
+        return prefix in self._queues
+
     @property
     def pending_bytes(self) -> int:
         """Bytes of all packets that wait."""

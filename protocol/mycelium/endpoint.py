@@ -76,6 +76,17 @@ class SocketAddress:
             raise EndpointError(_SOCKET_SYNTAX) from None
         return cls(ip, _bounded(parts["port"], MAX_PORT), _bounded(parts.get("scope") or "0", MAX_U32))
 
+    @classmethod
+    def of_sockaddr(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:
+        """The inverse of `sockaddr`, also for what `accept` and `getpeername` give. Raises `EndpointError`."""
+        scope = sockaddr[3] if len(sockaddr) == 4 else 0
+        return cls(parse_ip(sockaddr[0].partition("%")[0]), sockaddr[1], scope)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is an IPv4 address in IPv6 clothes."""
+        return isinstance(self.host, IPv6Address) and self.host.ipv4_mapped is not None
+
     @property
     def is_ipv6(self) -> bool:
         """Whether it takes an IPv6 socket to use it."""

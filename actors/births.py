@@ -1,0 +1,120 @@
+"""Which processes a node has, and what each is given at birth: configuration, descriptors, rights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from actors import link as link_actor
+from actors import peers as peers_actor
+from actors import router as router_actor
+from actors import tun as tun_actor
+from actors.runtime.actor import Start
+from actors.runtime.birth import Birth
+from actors.runtime.confine import FileRights, python_trees
+from actors.runtime.logs import LogFormat
+from protocol.frames import Role, SpawnLink
+from protocol.mycelium.identity import address_of
+from protocol.prefix import subnet_of
+from septate.config import NodeConfig
+
+MTU: Final = 1342
+"""Of the TUN device, bytes: a reference node's QUIC link dies of a larger packet (wire spec 5.6)."""
+_LINK: Final = "link-"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the supervisor holds for its children. Descriptors are -1 where there is none."""
+
+    config: NodeConfig
+    run: Path
+    public_key: bytes
+    tun: int
+    offload: bool
+    router_memory: int
+    peers_memory: int
+    listener: int
+    api: int
+    started_at: float
+    kept_links: Callable[[], tuple[peers_actor.KeptLink, ...]]
+    """The links that run at this moment; asked in a newborn child, whose memory is the supervisor's of that moment."""
+    next_link: Callable[[], int]
+    """A number that no link has had."""
+
+
+def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
+    """The processes that run for as long as the node does, in the order of their start."""
+    found = (_router(around), _tun(around), _peers(around))
+    return found if around.api < 0 else (*found, _status(around))
+
+
+def link_name(number: int) -> str:
+    """The name of the process of link `number`."""
+    return f"{_LINK}{number}"
+
+
+def link(around: Surroundings, message: SpawnLink, connection: int) -> Birth[link_actor.LinkConfig]:
+    """The process of one connection."""
+    own = subnet_of(address_of(around.public_key)).network[:8]
+    config = link_actor.LinkConfig(message.link, connection, message.endpoint, message.outbound, own)
+    start = _start(around, Role.LINK, link_name(message.link), f"link {message.endpoint}")
+    return Birth(start, link_actor.main, lambda: config, (connection,), _files(around))
+
+
+def _router(around: Surroundings) -> Birth[router_actor.RouterConfig]:
+    def prepare() -> router_actor.RouterConfig:
+        links = tuple(link.number for link in around.kept_links())
+        return router_actor.RouterConfig(around.public_key, around.router_memory, links)
+
+    start = _start(around, Role.ROUTER, "router", "router")
+    return Birth(start, router_actor.main, prepare, (around.router_memory,), _files(around))
+
+
+def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
+    prepare = partial(tun_actor.prepare, around.tun, MTU, around.config.key_file)
+    own = () if around.tun < 0 else (around.tun,)
+    start = _start(around, Role.TUN, "tun", f"tun {around.config.tun_name}" if own else "tun (no device)")
+    return Birth(start, tun_actor.main, prepare, own, _files(around), dumpable=False)
+
+
+def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
+    def prepare() -> peers_actor.PeersConfig:
+        return peers_actor.PeersConfig(
+            around.listener, around.peers_memory, around.config.peers, around.kept_links(), around.next_link()
+        )
+
+    start = _start(around, Role.PEERS, "peers", "peers")
+    own = (around.peers_memory,) if around.listener < 0 else (around.peers_memory, around.listener)
+    return Birth(start, peers_actor.main, prepare, own, _files(around, connect_tcp=True))
+
+
+def _status(around: Surroundings) -> Birth[Any]:
+    start = _start(around, Role.STATUS, "status", "status")
+    return Birth(start, _status_main, lambda: around, (around.api,), _files(around))
+
+
+def _status_main(runtime: Any, around: Surroundings) -> None:
+    # Imported here: Flask is worth 35 MB and a quarter of a second, which no other process should pay.
+    from actors import status
+
+    status.main(
+        runtime,
+        status.StatusConfig(
+            public_key=around.public_key,
+            api=around.api,
+            started_at=int(around.started_at),
+            run=around.run,
+        ),
+    )
+
+
+def _start(around: Surroundings, role: Role, name: str, title: str) -> Start:
+    return Start(role, name, title, around.run, around.config.log_level, LogFormat(around.config.log_format))
+
+
+def _files(around: Surroundings, *, connect_tcp: bool = False) -> FileRights:
+    return FileRights(read=python_trees(), write=(around.run,), connect_tcp=connect_tcp)

@@ -1,0 +1,386 @@
+"""The peers actor: who our peers are, how to reach them, and what went over each link.
+
+Owns      the peer table; connections that are being made or have not said anything yet; counts by address
+Rights    no node key, no capability; may dial; the listening socket and marked sockets come from the supervisor
+Receives  AddPeer, RemovePeer, AskPeers, AskTraffic, Traffic; SocketOpened, LinkGone (supervisor)
+Sends     OpenSocket, SpawnLink, EndLink (supervisor); Answer, PeerList, TrafficList
+Dies      links stay; its successor is told which there are, finds added peers in the memory file, and goes on
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+import zmq
+
+from actors.runtime.actor import Runtime
+from actors.runtime.loop import Timer
+from actors.runtime.memory import MemoryFile
+from protocol.accounting import AddressCounts
+from protocol.frames import (
+    AddPeer,
+    AddressTraffic,
+    Answer,
+    AskPeers,
+    AskTraffic,
+    EndLink,
+    LinkGone,
+    OpenSocket,
+    Outcome,
+    PeerList,
+    PeerRow,
+    RemovePeer,
+    SocketOpened,
+    SpawnLink,
+    Traffic,
+    TrafficList,
+    in_parts,
+)
+from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress
+from protocol.mycelium.framing import PACKET_HEADER, PACKET_VERSION
+from protocol.peering import AlreadyKnown, Kind, NotKnown, PeeringError, PeerTable
+
+DIAL_SECONDS: Final = 10.0
+FIRST_WORD_SECONDS: Final = 10.0
+"""A node sends its Update at once (wire spec 7.3); who connects and says nothing gets no process."""
+MAX_SILENT: Final = 256
+ACCEPTS_PER_TURN: Final = 32
+ACCEPT_PAUSE_SECONDS: Final = 0.5
+COMPACT_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLink:
+    """A link that runs already when peers starts again."""
+
+    number: int
+    endpoint: str
+    outbound: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeersConfig:
+    """What peers is given at birth."""
+
+    listener: int
+    """Descriptor of the listening TCP socket, -1 for none."""
+    memory: int
+    """Descriptor of the memory file: peers added and removed since the node's start."""
+    endpoints: tuple[str, ...]
+    """From the command line or the configuration."""
+    kept: tuple[KeptLink, ...]
+    """Links of a predecessor."""
+    first_link: int
+    """The number of the next link; never one that was used before."""
+
+
+class _Silent:
+    """An accepted connection that has not said anything yet."""
+
+    __slots__ = ("connection", "timer")
+
+    def __init__(self, connection: socket.socket, timer: Timer) -> None:
+        self.connection = connection
+        self.timer = timer
+
+
+def main(runtime: Runtime, config: PeersConfig) -> None:
+    """Runs the actor."""
+    Peers(runtime, config)
+    runtime.serve()
+
+
+class Peers:
+    """Glue between the peer table, sockets and the supervisor."""
+
+    def __init__(self, runtime: Runtime, config: PeersConfig) -> None:
+        self._runtime = runtime
+        self._loop = runtime.loop
+        self._counters = runtime.counters
+        self._log = runtime.log
+        self._table = PeerTable()
+        self._memory = MemoryFile(config.memory)
+        self._configured = frozenset(config.endpoints)
+        self._by_source = AddressCounts()
+        self._by_destination = AddressCounts()
+        self._next_link = config.first_link
+        self._next_token = 1
+        self._opening: dict[int, str] = {}
+        self._dialling: dict[int, tuple[str, socket.socket, Timer]] = {}
+        self._silent: dict[int, _Silent] = {}
+        self._timer: Timer | None = None
+        self._listener = socket.socket(fileno=config.listener) if config.listener >= 0 else None
+
+        runtime.gauges.queue("dialling", lambda: len(self._dialling) + len(self._opening))
+        runtime.gauges.queue("silent_connections", lambda: len(self._silent))
+        runtime.on(AddPeer, self._on_add)
+        runtime.on(RemovePeer, self._on_remove)
+        runtime.on(AskPeers, self._on_ask_peers)
+        runtime.on(AskTraffic, self._on_ask_traffic)
+        runtime.on(Traffic, self._on_traffic)
+        runtime.on_channel(SocketOpened, self._on_socket_opened)
+        runtime.on_channel(LinkGone, self._on_link_gone)
+        self._restore(config)
+        if self._listener is not None:
+            self._listener.setblocking(False)
+            self._loop.watch(self._listener.fileno(), self._on_connections)
+        self._loop.call_after(0, self._dial_due)
+
+    # --- dialling ---------------------------------------------------------------------------------------------------
+
+    def _restore(self, config: PeersConfig) -> None:
+        now = self._loop.now()
+        wanted = dict.fromkeys(config.endpoints)
+        for record in self._memory.replay():
+            added, endpoint = msgpack.unpackb(record)
+            if added:
+                wanted[endpoint] = None
+            else:
+                wanted.pop(endpoint, None)
+        for endpoint in wanted:
+            self._table.add(endpoint, now, never=_why_never(Endpoint.parse(endpoint)))
+        for link in config.kept:
+            self._table.kept(link.endpoint, link.number, link.outbound, now, link.age)
+
+    def _dial_due(self) -> None:
+        for endpoint in self._table.take_due(self._loop.now()):
+            token, self._next_token = self._next_token, self._next_token + 1
+            self._opening[token] = endpoint
+            self._runtime.tell_supervisor(OpenSocket(token, _address(endpoint).is_ipv6))
+        self._plan()
+
+    def _plan(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self._table.next_deadline()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._dial_due)
+
+    def _on_socket_opened(self, message: SocketOpened, descriptors: list[int]) -> None:
+        endpoint = self._opening.pop(message.token)
+        if not descriptors:
+            self._dial_failed(endpoint, message.error)
+            return
+        connection = socket.socket(fileno=descriptors[0])
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = connection.connect_ex(_address(endpoint).sockaddr())
+        if code not in (0, errno.EINPROGRESS):
+            connection.close()
+            self._dial_failed(endpoint, os.strerror(code))
+            return
+        number = connection.fileno()
+        timer = self._loop.call_after(DIAL_SECONDS, lambda: self._dialled(number, "no answer"))
+        self._dialling[number] = (endpoint, connection, timer)
+        self._loop.watch(number, lambda _: self._dialled(number, ""), events=zmq.POLLOUT)
+
+    def _dialled(self, number: int, failure: str) -> None:
+        endpoint, connection, timer = self._dialling.pop(number)
+        timer.cancel()
+        self._loop.forget(number)
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failure or code:
+            connection.close()
+            self._dial_failed(endpoint, failure or os.strerror(code))
+            return
+        link = self._new_link()
+        if self._table.connected(endpoint, link, self._loop.now()):
+            self._counters["dials.connected"] += 1
+            self._log.info("connected", peer=endpoint, link=link)
+            self._spawn(link, endpoint, True, connection)
+        connection.close()
+
+    def _dial_failed(self, endpoint: str, reason: str) -> None:
+        self._counters["dials.failed"] += 1
+        failures = self._table.failed(endpoint, reason, self._loop.now(), random.random())
+        if failures == 1:
+            self._log.warning("cannot connect; will go on trying", peer=endpoint, reason=reason)
+        elif failures:
+            self._log.debug("cannot connect", peer=endpoint, reason=reason, failures=failures)
+        self._plan()
+
+    # --- accepting --------------------------------------------------------------------------------------------------
+
+    def _on_connections(self, _events: int) -> None:
+        if self._listener is None:
+            return
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection, _address_of_peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors, or a connection that was gone before we took it.
+                self._counters["accepts.failed"] += 1
+                self._log.warning("cannot accept a connection", reason=error.strerror)
+                self._rest_from_accepting()
+                return
+            self._wait_for_first_word(connection)
+
+    def _rest_from_accepting(self) -> None:
+        if self._listener is not None:
+            number = self._listener.fileno()
+            self._loop.want(number, 0)
+            self._loop.call_after(ACCEPT_PAUSE_SECONDS, lambda: self._loop.want(number, zmq.POLLIN))
+
+    def _wait_for_first_word(self, connection: socket.socket) -> None:
+        if len(self._silent) >= MAX_SILENT:
+            # The oldest has had the longest time to speak.
+            self._drop_silent(next(iter(self._silent)), "accepts.crowded_out")
+        connection.setblocking(False)
+        # Readable only when a whole packet header is there.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, PACKET_HEADER)
+        number = connection.fileno()
+        timer = self._loop.call_after(FIRST_WORD_SECONDS, lambda: self._drop_silent(number, "accepts.silent"))
+        self._silent[number] = _Silent(connection, timer)
+        self._loop.watch(number, lambda _: self._on_first_word(number))
+
+    def _on_first_word(self, number: int) -> None:
+        connection = self._silent[number].connection
+        try:
+            head = connection.recv(PACKET_HEADER, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop_silent(number, "accepts.broken")
+            return
+        if len(head) < PACKET_HEADER:
+            self._drop_silent(number, "accepts.broken")
+        elif head[0] != PACKET_VERSION:
+            self._drop_silent(number, "accepts.garbage")
+        else:
+            self._accept(number)
+
+    def _accept(self, number: int) -> None:
+        silent = self._silent.pop(number)
+        silent.timer.cancel()
+        self._loop.forget(number)
+        connection = silent.connection
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        try:
+            remote = connection.getpeername()
+        except OSError:
+            connection.close()
+            return
+        endpoint = str(Endpoint(Protocol.TCP, SocketAddress.of_sockaddr(remote)))
+        link = self._new_link()
+        self._table.accepted(endpoint, link, self._loop.now())
+        self._counters["accepts.connected"] += 1
+        self._log.info("accepted", peer=endpoint, link=link)
+        self._spawn(link, endpoint, False, connection)
+        connection.close()
+
+    def _drop_silent(self, number: int, counter: str) -> None:
+        silent = self._silent.pop(number)
+        silent.timer.cancel()
+        self._loop.forget(number)
+        silent.connection.close()
+        self._counters[counter] += 1
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def _new_link(self) -> int:
+        link, self._next_link = self._next_link, self._next_link + 1
+        return link
+
+    def _spawn(self, link: int, endpoint: str, outbound: bool, connection: socket.socket) -> None:
+        self._runtime.tell_supervisor(SpawnLink(link, endpoint, outbound), (connection.fileno(),))
+
+    def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
+        peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
+        if peer is not None:
+            self._log.info("disconnected", peer=peer.endpoint, link=message.link, reason=message.reason)
+            self._dial_due()
+
+    # --- questions and orders ---------------------------------------------------------------------------------------
+
+    def _on_add(self, sender: bytes, message: AddPeer) -> None:
+        try:
+            endpoint = Endpoint.parse(message.endpoint)
+            self._table.add(str(endpoint), self._loop.now(), never=_why_never(endpoint))
+        except AlreadyKnown as error:
+            self._answer(sender, message.token, Outcome.EXISTS, error)
+            return
+        except (EndpointError, PeeringError) as error:
+            self._answer(sender, message.token, Outcome.REFUSED, error)
+            return
+        self._remember(True, str(endpoint))
+        self._answer(sender, message.token, Outcome.DONE, "")
+        self._dial_due()
+
+    def _on_remove(self, sender: bytes, message: RemovePeer) -> None:
+        try:
+            endpoint = str(Endpoint.parse(message.endpoint))
+            link = self._table.remove(endpoint)
+        except NotKnown as error:
+            self._answer(sender, message.token, Outcome.MISSING, error)
+            return
+        except EndpointError as error:
+            self._answer(sender, message.token, Outcome.REFUSED, error)
+            return
+        self._remember(False, endpoint)
+        if link:
+            self._runtime.tell_supervisor(EndLink(link, "the peer was removed"))
+        self._answer(sender, message.token, Outcome.DONE, "")
+        self._plan()
+
+    def _remember(self, added: bool, endpoint: str) -> None:
+        self._memory.append([msgpack.packb((added, endpoint))])
+        if self._memory.size > COMPACT_BYTES:
+            present = {peer.endpoint for peer in self._table if peer.kind is Kind.STATIC}
+            added_since = [(True, endpoint) for endpoint in present.difference(self._configured)]
+            removed_since = [(False, endpoint) for endpoint in self._configured.difference(present)]
+            self._memory.rewrite(msgpack.packb(change) for change in (*added_since, *removed_since))
+
+    def _answer(self, sender: bytes, token: int, outcome: Outcome, reason: object) -> None:
+        self._runtime.send(sender, Answer(token, outcome, str(reason)))
+
+    def _on_ask_peers(self, sender: bytes, message: AskPeers) -> None:
+        now = self._loop.now()
+        rows = [
+            PeerRow(
+                endpoint=peer.endpoint,
+                kind=peer.kind.value,
+                state=peer.state.value,
+                link=peer.link,
+                sent_octets=peer.sent_octets,
+                received_octets=peer.received_octets,
+                discovered_age=now - peer.discovered,
+                connected_age=None if peer.connected is None else now - peer.connected,
+                reason=peer.reason,
+            )
+            for peer in self._table
+        ]
+        for part, more in in_parts(rows):
+            self._runtime.send(sender, PeerList(message.token, part, more))
+
+    def _on_ask_traffic(self, sender: bytes, message: AskTraffic) -> None:
+        sources = [AddressTraffic(*row) for row in self._by_source]
+        destinations = [AddressTraffic(*row) for row in self._by_destination]
+        for part, _ in in_parts(sources):
+            self._runtime.send(sender, TrafficList(message.token, part, (), True))
+        for part, more in in_parts(destinations):
+            self._runtime.send(sender, TrafficList(message.token, (), part, more))
+
+    def _on_traffic(self, _sender: bytes, message: Traffic) -> None:
+        self._table.moved(message.link, message.received_octets, message.sent_octets)
+        for pair in message.pairs:
+            self._by_source.add(pair.source, pair.packets, pair.octets)
+            self._by_destination.add(pair.destination, pair.packets, pair.octets)
+
+
+def _address(endpoint: str) -> SocketAddress:
+    address = Endpoint.parse(endpoint).address
+    if not isinstance(address, SocketAddress):
+        raise EndpointError(f"{endpoint} is no TCP endpoint")
+    return address
+
+
+def _why_never(endpoint: Endpoint) -> str:
+    return "" if endpoint.protocol is Protocol.TCP else f"{endpoint.protocol.value} links do not exist in this version"

@@ -1,0 +1,248 @@
+"""The router actor: decides which link leads where, and publishes it.
+
+Owns      the routing table, Hello, IHU and cost of each link; the memory file that a successor reads
+Rights    no node key, no capability; Landlock: the runtime folder
+Receives  LinkUp, ControlArrived (links); Resolve, RouteUsed, AskTable (data actors); LinkGone (supervisor);
+          AskRoutes, AskQueried, AskPublicKey (whoever asks)
+Sends     SendControl (links); TableEpoch, RouteDelta, TablePart (data actors); EndLink (supervisor); answers
+Dies      forwarding goes on from the last table; its successor has the same router-id, seqno, feasibility distances
+          and link costs, asks the neighbours for their routes, and changes the table only where they answer otherwise
+
+Every rule of routing is in `protocol/mycelium/routing`; here is only what carries its events in and out:
+what a successor must know is written to the memory file first, then the table is published, then packets leave.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Final
+
+from actors.runtime.actor import Runtime
+from actors.runtime.loop import Timer
+from actors.runtime.memory import MemoryFile
+from protocol.frames import (
+    MAX_CHANGES,
+    AskPublicKey,
+    AskQueried,
+    AskRoutes,
+    AskTable,
+    ControlArrived,
+    EndLink,
+    LinkGone,
+    LinkUp,
+    PublicKeyAnswer,
+    QueriedList,
+    QueriedRow,
+    Resolve,
+    RouteDelta,
+    RouteEntry,
+    RouteKind,
+    RouteList,
+    RouteRow,
+    RouteUsed,
+    SendControl,
+    TableEpoch,
+    TablePart,
+    in_parts,
+)
+from protocol.mycelium.identity import ROUTER_ID_RANDOM_BYTES, address_of, router_id
+from protocol.mycelium.routing.events import LinkDead, RouteChanged, Saved, Send
+from protocol.mycelium.routing.router import Router
+from protocol.mycelium.routing.state import SavedState, pack_record, unpack_record
+from protocol.mycelium.tlv import decode, encode
+from protocol.prefix import Prefix, subnet_of
+
+COMPACT_BYTES: Final = 4 << 20
+GONE_LINKS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """What the router is given at birth."""
+
+    public_key: bytes
+    """Of this node."""
+    memory: int
+    """Descriptor of the memory file."""
+    links: tuple[int, ...]
+    """Links that run already: those of a predecessor that are not among them are gone."""
+
+
+def main(runtime: Runtime, config: RouterConfig) -> None:
+    """Runs the actor."""
+    actor = RouterActor(runtime, config)
+    runtime.serve(welcome=TableEpoch(actor.epoch))
+
+
+class RouterActor:
+    """Glue between the routing rules, the links and the data actors."""
+
+    def __init__(self, runtime: Runtime, config: RouterConfig) -> None:
+        self._runtime = runtime
+        self._loop = runtime.loop
+        self._counters = runtime.counters
+        self._memory = MemoryFile(config.memory)
+        self._compact_at = COMPACT_BYTES
+        self.epoch = time.monotonic_ns()
+        self._serial = 0
+        self._names: dict[int, str] = {}
+        self._gone: dict[int, None] = {}
+        self._timer: Timer | None = None
+        self._pump_due = False
+        self._router = self._make_router(config)
+
+        runtime.on(LinkUp, self._on_link_up)
+        runtime.on(ControlArrived, self._on_control)
+        runtime.on(Resolve, self._on_resolve)
+        runtime.on(RouteUsed, self._on_used)
+        runtime.on(AskTable, self._on_ask_table)
+        runtime.on(AskRoutes, self._on_ask_routes)
+        runtime.on(AskQueried, self._on_ask_queried)
+        runtime.on(AskPublicKey, self._on_ask_public_key)
+        runtime.on_channel(LinkGone, self._on_link_gone)
+        self._pump()
+
+    def _make_router(self, config: RouterConfig) -> Router:
+        now = self._loop.now()
+        subnet = subnet_of(address_of(config.public_key))
+        records = [unpack_record(record) for record in self._memory.replay()]
+        if not records:
+            return Router(router_id(config.public_key, os.urandom(ROUTER_ID_RANDOM_BYTES)), subnet, now)
+        restored = SavedState.replay(records)
+        self._runtime.log.info("goes on where its predecessor ended", routes=len(restored.published))
+        router = Router(restored.own.router_id, subnet, now, restored=restored)
+        for link in set(restored.link_costs).difference(config.links):
+            router.link_down(link, now)
+        return router
+
+    # --- links ------------------------------------------------------------------------------------------------------
+
+    def _on_link_up(self, _sender: bytes, message: LinkUp) -> None:
+        # Its end may have overtaken its beginning: they come by different ways.
+        if message.link in self._gone or message.link in self._names:
+            return
+        self._names[message.link] = message.name
+        self._router.link_up(message.link, message.static_cost, message.any_size, self._loop.now())
+        self._pump_soon()
+
+    def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
+        self._gone[message.link] = None
+        if len(self._gone) > GONE_LINKS:
+            self._gone.pop(next(iter(self._gone)))
+        self._names.pop(message.link, None)
+        self._router.link_down(message.link, self._loop.now())
+        self._pump_soon()
+
+    def _on_control(self, _sender: bytes, message: ControlArrived) -> None:
+        if message.link not in self._names:
+            self._counters["control.from_unknown_link"] += 1
+            return
+        now = self._loop.now()
+        for tlv in decode(message.packet).tlvs:
+            self._router.receive(message.link, tlv, now)
+        self._pump_soon()
+
+    # --- data actors ------------------------------------------------------------------------------------------------
+
+    def _on_resolve(self, _sender: bytes, message: Resolve) -> None:
+        self._router.resolve(Prefix.of(message.network, message.length), self._loop.now())
+        self._pump_soon()
+
+    def _on_used(self, _sender: bytes, message: RouteUsed) -> None:
+        now = self._loop.now()
+        for network in message.networks:
+            self._router.refresh(Prefix.of(network, 64), now)
+        self._pump_soon()
+
+    def _on_ask_table(self, sender: bytes, _message: AskTable) -> None:
+        self._pump()
+        for part, more in in_parts([_entry(change) for change in self._router.published()]):
+            self._runtime.send(sender, TablePart(self.epoch, self._serial, part, more))
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _pump_soon(self) -> None:
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.defer(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        records: list[bytes] = []
+        changes: list[RouteEntry] = []
+        sends: defaultdict[int, list[bytes]] = defaultdict(list)
+        for event in self._router.events():
+            match event:
+                case Saved(record):
+                    records.append(pack_record(record))
+                case RouteChanged():
+                    changes.append(_entry(event))
+                case Send(link, tlv):
+                    sends[link].append(encode(tlv))
+                case LinkDead(link, reason):
+                    self._runtime.log.warning("link given up", link=self._names.get(link, link), reason=reason)
+                    self._runtime.tell_supervisor(EndLink(link, reason))
+        if records:
+            self._memory.append(records)
+            if self._memory.size > self._compact_at:
+                self._memory.rewrite(pack_record(record) for record in self._router.snapshot())
+                self._compact_at = max(COMPACT_BYTES, 2 * self._memory.size)
+        for start in range(0, len(changes), MAX_CHANGES):
+            self._serial += 1
+            part = tuple(changes[start : start + MAX_CHANGES])
+            self._runtime.publish(RouteDelta(self.epoch, self._serial, part))
+        for link, packets in sends.items():
+            self._runtime.send(b"link-%d" % link, SendControl(b"".join(packets)))
+        self._plan()
+
+    def _plan(self) -> None:
+        deadline = self._router.next_deadline()
+        if self._timer is not None:
+            if deadline is not None and self._timer.when <= deadline and not self._timer.cancelled:
+                # It wakes us in time, if early; planning anew for each packet would fill the heap.
+                return
+            self._timer.cancel()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._router.handle_timer(self._loop.now())
+        self._pump()
+        for name, value in self._router.counters.items():
+            if value:
+                self._counters[f"routing.{name}"] = value
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def _on_ask_routes(self, sender: bytes, message: AskRoutes) -> None:
+        routes = self._router.selected() if message.kind is RouteKind.SELECTED else self._router.fallback()
+        rows = [
+            RouteRow(prefix.network, prefix.length, self._names.get(link, f"link {link}"), metric, seqno)
+            for prefix, link, metric, seqno in routes
+        ]
+        for part, more in in_parts(rows):
+            self._runtime.send(sender, RouteList(message.token, part, more))
+
+    def _on_ask_queried(self, sender: bytes, message: AskQueried) -> None:
+        now = self._loop.now()
+        rows = [QueriedRow(prefix.network, prefix.length, left) for prefix, left in self._router.queried(now)]
+        for part, more in in_parts(rows):
+            self._runtime.send(sender, QueriedList(message.token, part, more))
+
+    def _on_ask_public_key(self, sender: bytes, message: AskPublicKey) -> None:
+        # A walk over the whole table: people ask this, packets don't.
+        keys = {
+            change.prefix.length: change.public_key
+            for change in self._router.published()
+            if change.public_key is not None and change.prefix.contains(message.address)
+        }
+        key = keys[max(keys)] if keys else b""
+        self._runtime.send(sender, PublicKeyAnswer(message.token, key))
+
+
+def _entry(change: RouteChanged) -> RouteEntry:
+    prefix = change.prefix
+    key = change.public_key or b""
+    return RouteEntry(prefix.network, prefix.length, change.state, change.link or 0, key, change.clean)

@@ -1,0 +1,1 @@
+"""What every process of a node shares: loop, sockets, channel to the supervisor, rights, logs, figures."""

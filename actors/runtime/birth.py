@@ -1,0 +1,109 @@
+"""How a process is born: forked from the warm supervisor, stripped of everything that is not its own.
+
+The order matters and is this:
+ 1. fork; the supervisor has one thread, no ZeroMQ context, no secret
+ 2. close every descriptor but the standard three, the channel and the child's own
+ 3. die with the parent; no core dump; where asked, not dumpable
+ 4. whatever needs the old rights (`prepare`: tun reads its key)
+ 5. no capability, no new privileges, Landlock
+ 6. the ZeroMQ context, and the actor's own `main`
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, NoReturn, TypeVar
+
+import setproctitle
+
+from actors.runtime import confine, logs
+from actors.runtime.actor import Runtime, Start
+from actors.runtime.channel import Channel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Birth(Generic[T]):
+    """Everything about one child."""
+
+    start: Start
+    main: Callable[[Runtime, T], None]
+    """Runs the actor; its end is the end of the process."""
+    prepare: Callable[[], T]
+    """Runs with the supervisor's rights; what it returns goes to `main`."""
+    descriptors: tuple[int, ...] = ()
+    """The child's own, besides the channel and the standard three."""
+    files: confine.FileRights = field(default_factory=confine.FileRights)
+    dumpable: bool = True
+
+    def fork(self) -> tuple[int, Channel]:
+        """Starts the child; returns its pid and our end of its channel."""
+        ours, theirs = Channel.pair()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._live(theirs, parent)
+        theirs.close()
+        return pid, ours
+
+    def _live(self, channel: Channel, parent: int) -> NoReturn:
+        code = 1
+        try:
+            _reset_signals()
+            confine.close_all_but((channel.fileno(), *self.descriptors))
+            confine.die_with_parent(parent)
+            confine.no_core_dump()
+            if not self.dumpable:
+                confine.not_dumpable()
+            setproctitle.setproctitle(f"septate: {self.start.title}")
+            logs.configure(self.start.log_level, self.start.log_format)
+            prepared = self.prepare()
+            confine.drop_capabilities()
+            confine.restrict_files(self.files)
+            self.main(Runtime(self.start, channel), prepared)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the last frame of a process: says why it dies, and dies
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def fork_once(main: Callable[[Channel], None], title: str) -> tuple[int, Channel]:
+    """Starts a child that does one thing with the supervisor's rights, reports over the channel and exits."""
+    ours, theirs = Channel.pair()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _reset_signals()
+            confine.close_all_but((theirs.fileno(),))
+            confine.die_with_parent(parent)
+            confine.no_core_dump()
+            confine.not_dumpable()
+            setproctitle.setproctitle(f"septate: {title}")
+            main(theirs)
+            code = 0
+        except BaseException:  # noqa: BLE001 - as above
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    theirs.close()
+    return pid, ours
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    # A Ctrl-C reaches the whole foreground group; the order in which processes stop is the supervisor's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,0 +1,101 @@
+"""A data actor's own copy of the forwarding table: follows the router's numbered changes.
+
+No packet ever waits for the router: the copy is looked up in this process, and stays good while the router is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from actors.runtime.actor import Outlet, Runtime
+from protocol.forwarding import ForwardingTable
+from protocol.frames import AskTable, RouteDelta, RouteEntry, TableEpoch, TablePart
+
+MOST_HELD_BACK: Final = 256
+"""Changes that arrive while a whole table is on its way; past that it is asked for again."""
+ASK_AGAIN_SECONDS: Final = 1.0
+MOST_ENTRIES: Final = 1_000_000
+
+
+class TableFollower:
+    """Keeps `table` in step with what the router publishes."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        router: Outlet,
+        changed: Callable[[Sequence[RouteEntry]], None],
+        introduce: Callable[[], None] | None = None,
+    ) -> None:
+        """`changed` hears of every entry that changed or came with a whole table; `introduce` runs when a router
+        process that has never heard of us begins to publish."""
+        self.table = ForwardingTable()
+        self._runtime = runtime
+        self._router = router
+        self._changed = changed
+        self._introduce = introduce
+        self._epoch: int | None = None
+        self._asking = False
+        self._parts: list[RouteEntry] = []
+        self._held_back: list[RouteDelta] = []
+        runtime.on(TableEpoch, self._on_epoch)
+        runtime.on(RouteDelta, self._on_delta)
+        runtime.on(TablePart, self._on_part)
+        runtime.subscribe("router", (TableEpoch, RouteDelta), priority=0)
+
+    def _on_epoch(self, _sender: bytes, message: TableEpoch) -> None:
+        if message.epoch != self._epoch:
+            self._epoch = message.epoch
+            if self._introduce is not None:
+                self._introduce()
+        self._ask()
+
+    def _on_delta(self, _sender: bytes, message: RouteDelta) -> None:
+        if message.epoch != self._epoch:
+            return
+        if self._asking:
+            self._held_back.append(message)
+            if len(self._held_back) > MOST_HELD_BACK:
+                self._ask()
+        elif self._apply(message):
+            self._changed(message.changes)
+        else:
+            self._runtime.counters["table.missed_deltas"] += 1
+            self._ask()
+
+    def _on_part(self, _sender: bytes, message: TablePart) -> None:
+        if message.epoch != self._epoch or not self._asking:
+            return
+        self._parts.extend(message.entries)
+        if len(self._parts) > MOST_ENTRIES:
+            self._runtime.counters["table.too_large"] += 1
+            self._parts.clear()
+        if message.more:
+            return
+        entries, self._parts = self._parts, []
+        self._asking = False
+        self.table.load(message.serial, [_change(entry) for entry in entries])
+        self._changed(entries)
+        held_back, self._held_back = self._held_back, []
+        for delta in held_back:
+            if delta.serial > message.serial:
+                self._on_delta(b"", delta)
+
+    def _apply(self, message: RouteDelta) -> bool:
+        return self.table.apply(message.serial, [_change(entry) for entry in message.changes])
+
+    def _ask(self) -> None:
+        self._asking = True
+        self._parts.clear()
+        self._held_back.clear()
+        self._router.send(AskTable())
+        self._runtime.loop.call_after(ASK_AGAIN_SECONDS, self._ask_again)
+
+    def _ask_again(self) -> None:
+        if self._asking:
+            self._ask()
+
+
+def _change(entry: RouteEntry) -> tuple[bytes, int, int, int, bytes, bool]:
+    return entry.network, entry.length, entry.state, entry.link, entry.public_key, entry.clean

@@ -1,0 +1,185 @@
+"""The set-up child: reads or makes the node key, makes and configures the TUN device, reports, and is gone.
+
+Owns      nothing that outlives it: the descriptor of the TUN device goes to the supervisor
+Rights    the supervisor's own (CAP_NET_ADMIN, the key file); not dumpable
+Receives  nothing
+Sends     DeviceReady with the descriptor, or DeviceFailed
+Dies      always, within a second; the supervisor, which must never hold the key, lives on with what it reported
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from actors.runtime.channel import Channel
+from protocol.frames import DeviceFailed, DeviceReady
+from protocol.mycelium.identity import KEY_BYTES, KeyFileError, address_of, public_key, read_secret
+
+OVERLAY_PREFIX_BITS: Final = 7
+GSO_MAX_BYTES: Final = 65_000
+"""Below what one sealed packet can hold (65 503), with room for the vnet header behind it."""
+
+_TUNSETOFFLOAD: Final = 0x400454D0
+_TUN_F_CSUM_TSO: Final = 0x01 | 0x02 | 0x04
+_TUN_F_TSO_ECN: Final = 0x08
+_TUN_F_USO: Final = 0x20 | 0x40
+_KEY_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class SetupConfig:
+    """What to set up."""
+
+    key_file: Path
+    """32 raw bytes; made if missing."""
+    tun_name: str | None
+    """The device; None for a node without one."""
+    mtu: int
+    """Bytes; 1342 by default, because a reference node's QUIC link dies of larger packets (wire spec 5.6)."""
+
+
+class SetupError(Exception):
+    """The node can't start; says what failed, why, and what to do."""
+
+
+def main(channel: Channel, config: SetupConfig) -> None:
+    """Does the work and reports."""
+    warnings: list[str] = []
+    try:
+        public = public_key(load_or_create_key(config.key_file, warnings))
+        if config.tun_name is None:
+            channel.send(DeviceReady(public, False, tuple(warnings)))
+            return
+        device, offload = open_device(config.tun_name)
+        configure_device(config.tun_name, address_of(public), config.mtu, offload)
+    except (SetupError, KeyFileError) as error:
+        channel.send(DeviceFailed(str(error)))
+        return
+    channel.send(DeviceReady(public, offload, tuple(warnings)), (device,))
+
+
+def load_or_create_key(path: Path, warnings: list[str]) -> bytes:
+    """The secret key in `path`, or a new one, saved there with mode 0600.
+
+    Raises `SetupError`, or `KeyFileError` where the file holds no key.
+    """
+    try:
+        content = path.read_bytes()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        warnings.append(f"no key file {path}: made a new key, and so a new address")
+        return create_key(path)
+    except OSError as error:
+        raise SetupError(f"cannot read the key file {path}: {error.strerror}; check its owner and mode") from error
+    if mode & stat.S_IRWXO:
+        warnings.append(f"the key file {path} may be read by everybody (mode {mode:04o}): chmod 600 it")
+    try:
+        return read_secret(content)
+    except KeyFileError as error:
+        raise SetupError(f"{path}: {error}") from error
+
+
+def create_key(path: Path, *, overwrite: bool = False) -> bytes:
+    """Writes a new key that never was readable by others, all of it or nothing.
+
+    Raises `SetupError`.
+    """
+    secret = os.urandom(KEY_BYTES)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _KEY_MODE)
+        try:
+            os.write(descriptor, secret)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if overwrite:
+            draft.replace(path)
+        else:
+            # Unlike a rename, a link does not replace a key that appeared meanwhile.
+            os.link(draft, path)
+            draft.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise SetupError(f"cannot write the key file {path}: {error.strerror}; check the folder") from error
+    return secret
+
+
+def open_device(name: str) -> tuple[int, bool]:
+    """Makes (or attaches to) the TUN device `name`; returns its descriptor and whether super-packets are on.
+
+    Raises `SetupError`.
+    """
+    # Imported late: only this short-lived process pays for it.
+    from pytun_pmd3.linux import IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, TunTapDevice
+
+    try:
+        device = TunTapDevice(name=name, flags=IFF_TUN | IFF_NO_PI | IFF_VNET_HDR)
+    except OSError as error:
+        raise SetupError(_device_refused(name, error)) from error
+    descriptor = os.dup(device.fileno())
+    device.close()
+    os.set_blocking(descriptor, False)
+    for offload in (_TUN_F_CSUM_TSO | _TUN_F_TSO_ECN | _TUN_F_USO, _TUN_F_CSUM_TSO | _TUN_F_TSO_ECN, _TUN_F_CSUM_TSO):
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _TUNSETOFFLOAD, offload)
+            return descriptor, True
+    return descriptor, False
+
+
+def configure_device(name: str, address: bytes, mtu: int, offload: bool) -> None:
+    """Gives the device its MTU and address and brings it up.
+
+    Raises `SetupError`.
+    """
+    import ipaddress
+
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    text = str(ipaddress.IPv6Address(address))
+    try:
+        with IPRoute() as netlink:
+            index = netlink.link_lookup(ifname=name)[0]
+            netlink.link("set", index=index, mtu=mtu)
+            if offload:
+                # An old kernel refuses the attribute; then super-packets are as large as it likes, which we cut.
+                with contextlib.suppress(NetlinkError):
+                    netlink.link("set", index=index, gso_max_size=GSO_MAX_BYTES)
+            try:
+                # nodad: the address belongs to our key; nobody on this device could claim it.
+                netlink.addr("add", index=index, address=text, prefixlen=OVERLAY_PREFIX_BITS, flags=0x02)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+            netlink.link("set", index=index, state="up")
+    except (NetlinkError, OSError, IndexError) as error:
+        reason = os.strerror(error.code) if isinstance(error, NetlinkError) else str(error)
+        raise SetupError(
+            f"cannot configure the TUN device {name} with {text}/{OVERLAY_PREFIX_BITS}, MTU {mtu}: {reason}; "
+            "CAP_NET_ADMIN is needed, and IPv6 must not be disabled on this machine"
+        ) from error
+
+
+def _device_refused(name: str, error: OSError) -> str:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return (
+            f"cannot open the TUN device {name}: permission denied; run under the systemd unit, grant CAP_NET_ADMIN, "
+            "or use --no-tun"
+        )
+    if error.errno == errno.EBUSY:
+        return f"cannot open the TUN device {name}: another program has it; choose another --tun-name"
+    if error.errno == errno.ENOENT:
+        return "cannot open /dev/net/tun: there is none; load the kernel's tun module (modprobe tun), or use --no-tun"
+    if not error.errno:
+        return f"cannot open the TUN device {name!r}: {error.args[-1]}; a name has 1 to 15 bytes"
+    return f"cannot open the TUN device {name!r}: {os.strerror(error.errno)}; try another --tun-name, or use --no-tun"

@@ -1,0 +1,125 @@
+"""The tun actor: traffic between the host and the overlay; the only process that holds the node key.
+
+Owns      the TUN descriptor (none under --no-tun), the node key, packets of the host that wait for a route
+Rights    no capability; not dumpable; Landlock: the runtime folder; it read the key file before it gave up the rest
+Receives  Arrived, ReportUndelivered (links); RouteDelta, TablePart (router)
+Sends     Transmit (links); Resolve, RouteUsed (router); Traffic (peers); PacketsSeen (whoever listens)
+Dies      the device stays and the kernel queues; its successor goes on with the same descriptor
+
+The packet path, out (`outbound.py`):
+ 1. the TUN device is read until it is empty or a round is full; the kernel hands over super-packets
+ 2. what can't go is answered at once: own subnet, foreign source, hop limit
+ 3. the pair of addresses leads to link and cipher, or the packet waits while the router resolves
+ 4. a super-packet goes whole where the whole way and the other end take it, else it is cut into segments
+ 5. each is sealed where it lies, with its header in front
+ 6. what goes to the same link leaves in one frame
+
+The packet path, in (`inbound.py`):
+ 7. the source leads to the cipher, or the packet waits while the router resolves
+ 8. each packet is opened; inner and outer addresses must agree
+ 9. super-packets and merged runs of packets are written to the TUN device in one piece each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from actors.runtime.actor import Runtime
+from actors.runtime.table import TableFollower
+from actors.tun.device import Device
+from actors.tun.inbound import Inbound
+from actors.tun.outbound import Outbound
+from protocol.frames import Arrived, ReportUndelivered, RouteEntry, RouteState, RouteUsed, Traffic
+from protocol.mycelium.identity import address_of, public_key, read_secret
+from protocol.mycelium.remotes import Remotes
+
+REPORT_SECONDS: Final = 1.0
+USED_SECONDS: Final = 5.0
+EXPIRE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TunConfig:
+    """What tun holds when it starts."""
+
+    secret: bytes
+    """The node key. Never printed: see `__repr__`."""
+    device: int
+    """Descriptor of the TUN device, -1 for none."""
+    mtu: int
+    """Of the device, bytes."""
+
+    def __repr__(self) -> str:
+        return f"TunConfig(device={self.device}, mtu={self.mtu})"
+
+
+def prepare(device: int, mtu: int, key_file: Path) -> TunConfig:
+    """Reads the key while this process still may."""
+    return TunConfig(read_secret(key_file.read_bytes()), device, mtu)
+
+
+def main(runtime: Runtime, config: TunConfig) -> None:
+    """Runs the actor."""
+    Tun(runtime, config)
+    runtime.serve()
+
+
+class Tun:
+    """Ties the two directions to the device, the table and the links."""
+
+    def __init__(self, runtime: Runtime, config: TunConfig) -> None:
+        self._runtime = runtime
+        router = runtime.connect("router", answers=True)
+        self._router = router
+        self._peers = runtime.connect("peers")
+        address = address_of(public_key(config.secret))
+        remotes = Remotes(config.secret)
+        self._follower = TableFollower(runtime, router, self._on_routes, self._ask_again)
+        device = Device(config.device, runtime.counters)
+        self._out = Outbound(runtime, device, address, config.mtu, remotes, self._follower.table, router)
+        self._in = Inbound(runtime, device, address, remotes, self._follower.table, router)
+
+        runtime.on(Arrived, self._in.on_arrived)
+        runtime.on(ReportUndelivered, self._out.on_undelivered)
+        runtime.loop.every(REPORT_SECONDS, self._report_traffic)
+        runtime.loop.every(USED_SECONDS, self._report_used)
+        runtime.loop.every(EXPIRE_SECONDS, self._expire)
+        if config.device >= 0:
+            runtime.loop.watch(config.device, self._out.on_device)
+
+    def _on_routes(self, changes: Sequence[RouteEntry]) -> None:
+        self._report_traffic()
+        self._out.forget_routes()
+        self._in.forget_routes()
+        for change in changes:
+            prefix = change.network[:8]
+            if change.state in (RouteState.SELECTED, RouteState.UNREACHABLE):
+                self._in.release(prefix)
+            if change.state == RouteState.SELECTED:
+                self._out.release(prefix)
+            elif change.state in (RouteState.FORGOTTEN, RouteState.UNREACHABLE):
+                self._out.give_up(prefix)
+            if change.state == RouteState.FORGOTTEN:
+                self._in.give_up(prefix)
+
+    def _ask_again(self) -> None:
+        # A new router process has not heard what its predecessor was asked.
+        self._out.ask_again()
+        self._in.ask_again()
+
+    def _report_traffic(self) -> None:
+        pairs = self._out.take_traffic()
+        if pairs:
+            self._peers.send(Traffic(0, 0, 0, pairs))
+
+    def _report_used(self) -> None:
+        networks = self._out.take_used()
+        if networks:
+            self._router.send(RouteUsed(networks))
+
+    def _expire(self) -> None:
+        self._out.expire()
+        self._in.expire()

@@ -1,0 +1,201 @@
+"""From the overlay to the host: the inward half of the tun actor (numbers: the packet path in `__init__.py`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from actors.runtime.actor import Outlet, Runtime
+from actors.tun.device import Device
+from protocol.forwarding import ForwardingTable
+from protocol.frames import Arrived, Direction, PacketsSeen, Resolve, lengths_of
+from protocol.mycelium.errors import WireError
+from protocol.mycelium.framing import DATA_HEADER, DESTINATION_OFFSET, HOP_LIMIT_OFFSET, SOURCE_OFFSET
+from protocol.mycelium.identity import IdentityError
+from protocol.mycelium.remotes import Remote, Remotes
+from protocol.mycelium.reports import open_report
+from protocol.mycelium.sealing import (
+    INNER_HEADER,
+    INNER_ICMP,
+    INNER_L3,
+    INNER_MESSAGE,
+    MARK_SUPER_PACKET,
+    Cipher,
+    open_into,
+    parse_inner,
+)
+from protocol.offload.coalesce import Coalescer
+from protocol.offload.trailer import split_trailer
+from protocol.offload.vnet import OffloadError
+from protocol.queues import WaitingPackets
+
+MAX_SOURCES: Final = 4096
+WAIT_SECONDS: Final = 20.0
+IPV6_HEADER: Final = 40
+OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
+MEMORY_BYTES: Final = 1 << 20
+
+
+class Inbound:
+    """Opens what arrives and gives it to the host."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        device: Device,
+        address: bytes,
+        remotes: Remotes,
+        table: ForwardingTable,
+        router: Outlet,
+    ) -> None:
+        self._runtime = runtime
+        self._counters = runtime.counters
+        self._device = device
+        self._own = address[:8]
+        self._remotes = remotes
+        self._table = table
+        self._router = router
+        self._sources: dict[bytes, Remote] = {}
+        self._waiting = WaitingPackets()
+        self._coalescer = Coalescer(udp=True)
+        self._memory = memoryview(bytearray(MEMORY_BYTES))
+        runtime.gauges.queue("unopened_packets", lambda: len(self._waiting))
+
+    # --- the path ---------------------------------------------------------------------------------------------------
+
+    def on_arrived(self, _sender: bytes, message: Arrived) -> None:
+        """Packets for this node."""
+        lengths, payload = lengths_of(message.lengths), memoryview(message.payload)
+        start, free = 0, 0
+        if self._runtime.watched(PacketsSeen):
+            self._show(lengths, payload)
+        for length in lengths:
+            if free + length > MEMORY_BYTES:
+                self._write_out()
+                free = 0
+            free += self._packet(payload[start : start + length], free)
+            start += length
+        self._write_out()
+
+    def _packet(self, packet: memoryview, free: int) -> int:
+        """Handles one data packet, opening it at `free` in memory; returns the bytes that must stay there."""
+        if len(packet) < DATA_HEADER:
+            self._counters["frames.malformed"] += 1
+            return 0
+        source = bytes(packet[SOURCE_OFFSET:DESTINATION_OFFSET])
+        remote = self._sources.get(source)  # 7
+        if remote is None:
+            remote = self._find(source)
+            if remote is None:
+                self._wait(source, packet)
+                return 0
+        plain = self._memory[free:]
+        try:
+            length = open_into(remote.cipher, packet[DATA_HEADER:], plain)  # 8
+            inner = parse_inner(plain)
+        except WireError:
+            self._counters["dropped.unopenable"] += 1
+            return 0
+        body = plain[INNER_HEADER:length]
+        if inner.kind == INNER_L3:
+            return self._to_host(remote, packet, body, inner.capabilities, inner.mark)
+        if inner.kind == INNER_ICMP:
+            self._report(packet, source, body)
+        elif inner.kind == INNER_MESSAGE:
+            self._counters["dropped.message"] += 1
+        return 0
+
+    def _to_host(self, remote: Remote, packet: memoryview, body: memoryview, capabilities: int, mark: int) -> int:
+        # The 32 bytes of source and destination lie together in both headers.
+        if len(body) < IPV6_HEADER or body[0] >> 4 != 6 or body[8:40] != packet[SOURCE_OFFSET:DATA_HEADER]:
+            self._counters["dropped.inner_mismatch"] += 1
+            return 0
+        remote.heard(capabilities, self._runtime.loop.now())
+        body[7] = packet[HOP_LIMIT_OFFSET]
+        if not mark & MARK_SUPER_PACKET:
+            self._coalescer.add(body)
+            return INNER_HEADER + len(body)
+        try:
+            super_packet, header = split_trailer(body)
+        except OffloadError:
+            self._counters["dropped.bad_offload"] += 1
+            return 0
+        # What came before it must not be overtaken.
+        self._write_out()
+        self._device.write_pieces((header.pack(), super_packet))  # 9
+        return 0
+
+    def _write_out(self) -> None:
+        for pieces in self._coalescer.take():
+            self._device.write_pieces(pieces)  # 9
+
+    def _report(self, packet: memoryview, source: bytes, body: memoryview) -> None:
+        destination = bytes(packet[DESTINATION_OFFSET:DATA_HEADER])
+        try:
+            self._device.write(open_report(body, source, destination, packet[HOP_LIMIT_OFFSET], self._cipher_of))
+        except WireError:
+            self._counters["dropped.bad_report"] += 1
+            return
+        self._counters["reports.delivered"] += 1
+
+    def _cipher_of(self, address: bytes) -> Cipher | None:
+        remote = self._find(address)
+        return None if remote is None else remote.cipher
+
+    def _show(self, lengths: tuple[int, ...], payload: memoryview) -> None:
+        headers, start = [], 0
+        for length in lengths:
+            headers.append(bytes(payload[start : start + DATA_HEADER]))
+            start += length
+        self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.IN, b"".join(headers)))
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def forget_routes(self) -> None:
+        """The table changed: the next packet of each source looks again."""
+        self._sources.clear()
+
+    def _find(self, source: bytes) -> Remote | None:
+        # Any entry will do, even one without a usable route: its key is as good (wire spec 2.4).
+        route = self._table.lookup(source)
+        if route is None or not route.public_key:
+            return None
+        try:
+            remote = self._remotes.get(route.public_key)
+        except IdentityError:
+            self._counters["dropped.bad_key"] += 1
+            return None
+        if len(self._sources) >= MAX_SOURCES:
+            self._sources.clear()
+        self._sources[source] = remote
+        return remote
+
+    def _wait(self, source: bytes, packet: memoryview) -> None:
+        if source[0] not in OVERLAY_FIRST_BYTES or source.startswith(self._own):
+            self._counters["dropped.foreign_source"] += 1
+            return
+        prefix = source[:8]
+        asked = prefix in self._waiting
+        if not self._waiting.add(prefix, bytes(packet), self._runtime.loop.now()):
+            self._counters["dropped.unopened_full"] += 1
+        elif not asked:
+            self._router.send(Resolve(prefix + bytes(8), 64))
+
+    def release(self, prefix: bytes) -> None:
+        """The key of this /64 (8 bytes) is known: what waited for it is opened."""
+        for packet in self._waiting.take(prefix):
+            self._packet(memoryview(packet), 0)
+            self._write_out()
+
+    def give_up(self, prefix: bytes) -> None:
+        """Nobody knows this /64."""
+        self._counters["dropped.unopened"] += len(self._waiting.take(prefix))
+
+    def ask_again(self) -> None:
+        """Asks for every source that packets wait for."""
+        for prefix in self._waiting.prefixes():
+            self._router.send(Resolve(prefix + bytes(8), 64))
+
+    def expire(self) -> None:
+        """Gives up what waited longer than any answer takes; the reference keeps it for ever (quirk Q14)."""
+        for _, packets in self._waiting.expire(self._runtime.loop.now(), WAIT_SECONDS):
+            self._counters["dropped.unopened"] += len(packets)

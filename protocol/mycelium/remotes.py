@@ -1,0 +1,63 @@
+"""What tun knows of other nodes: the cipher shared with each, and which of our extensions it accepts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from protocol.mycelium.identity import shared_secret
+from protocol.mycelium.sealing import CAP_SUPER_PACKETS, Cipher
+
+MAX_REMOTES: Final = 4096
+FORGET_SECONDS: Final = 60.0
+"""Capabilities of a node that sends nothing for so long are no longer believed: another program may run there now."""
+
+
+class Remote:
+    """One other node. Only what it sealed itself says what it accepts."""
+
+    __slots__ = ("capabilities", "cipher", "seen")
+
+    def __init__(self, cipher: Cipher) -> None:
+        self.cipher = cipher
+        self.capabilities = 0
+        self.seen = float("-inf")
+
+    def heard(self, capabilities: int, now: float) -> None:
+        """A packet from it was opened at `now`, monotonic seconds, and carried these bits."""
+        self.capabilities = capabilities
+        self.seen = now
+
+    def takes_super_packets(self, now: float) -> bool:
+        """Whether it said lately that it does."""
+        return bool(self.capabilities & CAP_SUPER_PACKETS) and now - self.seen < FORGET_SECONDS
+
+
+class Remotes:
+    """Remotes by public key, at most `limit`; the one that wasn't asked for longest makes room.
+
+    Holds the node's secret: never leaves its process.
+    """
+
+    def __init__(self, secret: bytes, limit: int = MAX_REMOTES) -> None:
+        self._secret = secret
+        self._limit = limit
+        self._remotes: OrderedDict[bytes, Remote] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._remotes)
+
+    def __repr__(self) -> str:
+        return f"Remotes({len(self._remotes)} of at most {self._limit})"
+
+    def get(self, public_key: bytes) -> Remote:
+        """The node with this 32-byte key. Raises `IdentityError` on a key that can't be one."""
+        remote = self._remotes.get(public_key)
+        if remote is not None:
+            self._remotes.move_to_end(public_key)
+            return remote
+        remote = Remote(Cipher(shared_secret(self._secret, public_key)))
+        if len(self._remotes) >= self._limit:
+            self._remotes.popitem(last=False)
+        self._remotes[public_key] = remote
+        return remote

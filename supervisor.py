@@ -1,0 +1,499 @@
+"""The supervisor: starts, watches and restarts the actors of a node, and talks to systemd.
+
+Owns      the configuration; listening sockets; the TUN descriptor; the router's memory file; the runtime folder
+Rights    those it was started with (CAP_NET_ADMIN for the TUN device and socket marks); never the node key
+Receives  Hello, Ready, Heartbeat, OpenSocket, SpawnLink, EndLink, AskActors
+Sends     Stop, SocketOpened, LinkGone, ActorList
+Dies      systemd starts the node again; the kernel kills all children with it
+
+It stays one thread, without a ZeroMQ context and without a secret, because every actor is a fork of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import resource
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import actors.births as births
+from actors import setup
+from actors.births import Surroundings
+from actors.peers import KeptLink
+from actors.runtime import logs
+from actors.runtime.birth import Birth, fork_once
+from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
+from actors.runtime.figures import proportional_kib
+from actors.runtime.folder import FolderError, RuntimeFolder
+from actors.runtime.systemd import Notifier
+from protocol.codec import FrameError
+from protocol.frames import (
+    SCHEMA,
+    ActorList,
+    ActorRow,
+    AskActors,
+    DeviceFailed,
+    DeviceReady,
+    EndLink,
+    Figures,
+    Heartbeat,
+    Hello,
+    LinkGone,
+    OpenSocket,
+    Ready,
+    Role,
+    SocketOpened,
+    SpawnLink,
+    Stop,
+)
+from protocol.restarts import Life, RestartPolicy
+from septate.config import NodeConfig
+
+SILENT_SECONDS: Final = 5.0
+"""A process that sends no heartbeat for so long hangs, and counts as dead."""
+START_SECONDS: Final = 15.0
+"""A process that is not ready after so long hangs."""
+STOP_SECONDS: Final = 1.2
+"""Then those who did not stop by themselves are killed."""
+MAX_LINKS: Final = 512
+BACKLOG: Final = 512
+ROWS_PER_PART: Final = 16
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process over all its incarnations."""
+
+    birth: Birth[Any]
+    link: SpawnLink | None = None
+    """What the link was made of, where it is one."""
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    pid: int = 0
+    pidfd: int = -1
+    channel: Channel | None = None
+    started: float = 0.0
+    last_sign: float = 0.0
+    end_reason: str = ""
+    figures: Figures = field(default_factory=lambda: Figures(0.0, 0, {}, {}))
+
+    @property
+    def name(self) -> str:
+        """The actor's name: its socket's in the runtime folder."""
+        return self.birth.start.name
+
+
+def run(config: NodeConfig) -> int:
+    """Runs a node until SIGTERM or SIGINT; returns its exit code."""
+    logs.configure(config.log_level, logs.LogFormat(config.log_format))
+    log = logs.get("supervisor")
+    try:
+        folder = RuntimeFolder.claim(config.instance, config.tun_name)
+    except FolderError as error:
+        log.error(str(error))
+        return 1
+    try:
+        return Supervisor(config, folder).run()
+    except setup.SetupError as error:
+        log.error(str(error))
+        return 1
+    finally:
+        folder.remove()
+
+
+class Supervisor:
+    """One node's processes."""
+
+    def __init__(self, config: NodeConfig, folder: RuntimeFolder) -> None:
+        self._config = config
+        self._folder = folder
+        self._log = logs.get("supervisor")
+        self._notifier = Notifier()
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[str, Child] = {}
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._started = time.monotonic()
+        self._stopping = ""
+        self._announced = False
+        self._around: Surroundings | None = None
+        self._next_link = 1
+
+    # --- the node's life --------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Runs the node; raises `SetupError` where it can't start."""
+        self._catch_signals()
+        device, descriptors = self._set_up()
+        surroundings = self._around = self._surroundings(device, descriptors)
+        # What is alive now is shared with every child for good: the collector must not write into it.
+        gc.collect()
+        gc.freeze()
+        for birth in births.permanent(surroundings):
+            self._start(Child(birth))
+        self._every(1.0, self._look_after_all)
+        if self._notifier.watchdog_seconds:
+            self._every(self._notifier.watchdog_seconds / 3, self._notifier.alive)
+        while not self._stopping:
+            self._turn()
+        self._stop_all()
+        return 0
+
+    def _set_up(self) -> tuple[DeviceReady, list[int]]:
+        config = setup.SetupConfig(
+            self._config.key_file, self._config.tun_name if self._config.tun else None, births.MTU
+        )
+        pid, channel = fork_once(lambda end: setup.main(end, config), "setup")
+        waiting = selectors.DefaultSelector()
+        waiting.register(channel, selectors.EVENT_READ)
+        try:
+            while True:
+                waiting.select()
+                for message, descriptors in channel.receive():
+                    if isinstance(message, DeviceFailed):
+                        raise setup.SetupError(message.error)
+                    for warning in message.warnings:
+                        self._log.warning(warning)
+                    return message, descriptors
+        except ChannelClosed:
+            raise setup.SetupError("the set-up process died without a word; its last lines stand above") from None
+        finally:
+            waiting.close()
+            channel.close()
+            os.waitpid(pid, 0)
+
+    def _surroundings(self, device: DeviceReady, descriptors: list[int]) -> Surroundings:
+        return Surroundings(
+            config=self._config,
+            run=self._folder.path,
+            public_key=device.public_key,
+            tun=descriptors[0] if descriptors else -1,
+            offload=device.offload,
+            router_memory=os.memfd_create("septate-router", os.MFD_CLOEXEC),
+            peers_memory=os.memfd_create("septate-peers", os.MFD_CLOEXEC),
+            listener=self._listen_for_peers(),
+            api=self._listen_for_api(),
+            started_at=time.time(),
+            kept_links=self._kept_links,
+            next_link=lambda: self._next_link,
+        )
+
+    def _kept_links(self) -> tuple[KeptLink, ...]:
+        now = time.monotonic()
+        return tuple(
+            KeptLink(child.link.link, child.link.endpoint, child.link.outbound, now - child.started)
+            for child in self._children.values()
+            if child.link is not None
+        )
+
+    def _listen_for_peers(self) -> int:
+        port = self._config.tcp_listen_port
+        try:
+            listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            self._mark(listener)
+            listener.bind(("::", port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            self._log.error(
+                f"cannot listen for peers on TCP port {port}: {error.strerror}; this node only dials. "
+                "Choose another --tcp-listen-port"
+            )
+            return -1
+        return listener.detach()
+
+    def _listen_for_api(self) -> int:
+        host, port = self._config.api_addr
+        try:
+            listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            self._log.error(
+                f"cannot serve the API on {host} port {port}: {error.strerror}; this node runs without it. "
+                "Choose another --api-addr"
+            )
+            return -1
+        return listener.detach()
+
+    def _mark(self, target: socket.socket) -> None:
+        if self._config.firewall_mark is not None:
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._config.firewall_mark)
+
+    def _stop_all(self) -> None:
+        self._notifier.stopping()
+        self._log.info(f"stopping: {self._stopping}")
+        for child in list(self._children.values()):
+            self._end(child, self._stopping)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._children and time.monotonic() < deadline:
+            self._turn(deadline)
+        for child in self._children.values():
+            os.kill(child.pid, signal.SIGKILL)
+        for child in self._children.values():
+            os.waitpid(child.pid, 0)
+
+    # --- one round --------------------------------------------------------------------------------------------------
+
+    def _turn(self, until: float | None = None) -> None:
+        due = min((when for when, _ in self._timers), default=None)
+        wakeups = [when for when in (due, until) if when is not None]
+        timeout = max(0.0, min(wakeups) - time.monotonic()) if wakeups else None
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        now = time.monotonic()
+        ready = [timer for timer in self._timers if timer[0] <= now]
+        self._timers = [timer for timer in self._timers if timer[0] > now]
+        for _, call in ready:
+            call()
+
+    def _after(self, delay: float, call: Callable[[], None]) -> None:
+        self._timers.append((time.monotonic() + delay, call))
+
+    def _every(self, period: float, call: Callable[[], None]) -> None:
+        def again() -> None:
+            self._after(period, again)
+            call()
+
+        self._after(period, again)
+
+    def _catch_signals(self) -> None:
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        def on_signal() -> None:
+            for number in reader.recv(64):
+                self._stopping = signal.Signals(number).name
+
+        self._selector.register(reader, selectors.EVENT_READ, on_signal)
+
+    # --- children ---------------------------------------------------------------------------------------------------
+
+    def _start(self, child: Child) -> None:
+        now = time.monotonic()
+        child.pid, child.channel = child.birth.fork()
+        child.pidfd = os.pidfd_open(child.pid)
+        child.started = child.last_sign = now
+        self._children[child.name] = child
+        self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_death(child))
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_frames(child))
+
+    def _on_frames(self, child: Child) -> None:
+        channel = child.channel
+        if channel is None:
+            return
+        try:
+            for message, descriptors in channel.receive():
+                self._handle(child, message, descriptors)
+        except ChannelClosed:
+            # Its pidfd tells the rest of the story.
+            self._selector.unregister(channel)
+        except FrameError as error:
+            self._kill(child, f"sent what is no frame: {error}")
+
+    def _on_death(self, child: Child) -> None:
+        _, status = os.waitpid(child.pid, 0)
+        # The last words of a process may still wait in its channel.
+        self._on_frames(child)
+        self._let_go(child)
+        reason = child.end_reason or _how_it_ended(status)
+        child.end_reason = ""
+        if child.link is not None:
+            self._link_ended(child, reason, status)
+            return
+        pause = child.policy.died()
+        if child.policy.life is Life.ENDED:
+            del self._children[child.name]
+        elif pause is None:
+            self._log.error(f"{child.name} {reason}, again and again before it was ready: given up; the rest goes on")
+        else:
+            self._log.warning(f"{child.name} {reason}; restarted", pause=round(pause, 2))
+            if pause:
+                self._after(pause, lambda: self._restart(child))
+            else:
+                self._restart(child)
+
+    def _restart(self, child: Child) -> None:
+        if child.policy.life is Life.PAUSING:
+            child.policy.again()
+            self._start(child)
+
+    def _link_ended(self, child: Child, reason: str, status: int) -> None:
+        del self._children[child.name]
+        if child.link is None or self._stopping:
+            return
+        if status:
+            self._log.warning(f"{child.name} {reason}", peer=child.link.endpoint)
+        for name in ("router", "peers"):
+            self._tell(name, LinkGone(child.link.link, reason))
+        self._report_status()
+
+    def _let_go(self, child: Child) -> None:
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        if child.channel is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(child.channel)
+            child.channel.close()
+            child.channel = None
+
+    def _end(self, child: Child, reason: str) -> None:
+        child.policy.stop()
+        if child.policy.life is Life.ENDED:
+            self._children.pop(child.name, None)
+        elif child.channel is not None:
+            child.end_reason = reason
+            try:
+                child.channel.send(Stop(reason))
+            except (ChannelClosed, ChannelFull):
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _kill(self, child: Child, reason: str) -> None:
+        child.end_reason = reason
+        self._log.error(f"{child.name} {reason}: killed")
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+    def _look_after_all(self) -> None:
+        now = time.monotonic()
+        for child in self._children.values():
+            silent = now - child.last_sign
+            if child.policy.life is Life.READY and silent > SILENT_SECONDS:
+                self._kill(child, f"hangs: no heartbeat for {silent:.0f} s")
+            elif child.policy.life is Life.STARTING and silent > START_SECONDS:
+                self._kill(child, f"is not ready after {silent:.0f} s")
+            elif child.policy.life is Life.STOPPING and silent > SILENT_SECONDS:
+                self._kill(child, "does not stop")
+
+    # --- what children say ------------------------------------------------------------------------------------------
+
+    def _handle(self, child: Child, message: Any, descriptors: list[int]) -> None:
+        child.last_sign = time.monotonic()
+        match message:
+            case Heartbeat():
+                child.figures = message.figures
+            case Hello() if message.schema != SCHEMA:
+                self._kill(child, f"speaks schema {message.schema}, not {SCHEMA}")
+            case Hello():
+                pass
+            case Ready():
+                child.policy.serves()
+                self._announce()
+            case OpenSocket():
+                self._open_socket(child, message)
+            case SpawnLink() if len(descriptors) == 1 and self._around is not None:
+                self._spawn_link(child, self._around, message, descriptors.pop())
+            case EndLink():
+                self._end_link(message)
+            case AskActors():
+                self._list_actors(child, message.token)
+            case _:
+                self._kill(child, f"sent a {type(message).__name__}, which is none of its business")
+        close_all(descriptors)
+
+    def _announce(self) -> None:
+        if not self._announced and all(
+            child.policy.life is Life.READY
+            for child in self._children.values()
+            if child.birth.start.role is not Role.STATUS
+        ):
+            self._announced = True
+            self._notifier.ready("ready")
+            self._log.info(f"ready after {time.monotonic() - self._started:.2f} s")
+        self._report_status()
+
+    def _report_status(self) -> None:
+        self._notifier.status(f"{self._count_links()} links")
+
+    def _count_links(self) -> int:
+        return sum(child.link is not None for child in self._children.values())
+
+    def _open_socket(self, child: Child, message: OpenSocket) -> None:
+        family = socket.AF_INET6 if message.ipv6 else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as opened:
+                self._mark(opened)
+                self._tell(child.name, SocketOpened(message.token, ""), (opened.fileno(),))
+        except OSError as error:
+            reason = f"cannot open a socket: {error.strerror}"
+            if error.errno == errno.EPERM:
+                reason = "cannot set --firewall-mark: permission denied; CAP_NET_ADMIN is needed"
+            self._tell(child.name, SocketOpened(message.token, reason))
+
+    def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, connection: int) -> None:
+        name = births.link_name(message.link)
+        if self._count_links() >= MAX_LINKS or name in self._children or self._stopping:
+            os.close(connection)
+            self._tell(child.name, LinkGone(message.link, f"refused: {MAX_LINKS} links run already"))
+            return
+        self._next_link = max(self._next_link, message.link + 1)
+        self._start(Child(births.link(surroundings, message, connection), message))
+        # The connection ends with its process: a copy here would keep it open.
+        os.close(connection)
+
+    def _end_link(self, message: EndLink) -> None:
+        child = self._children.get(births.link_name(message.link))
+        if child is not None and child.policy.life is not Life.STOPPING:
+            self._end(child, message.reason)
+
+    def _list_actors(self, asker: Child, token: int) -> None:
+        rows = [self._own_row(), *(self._row(child) for child in self._children.values())]
+        for start in range(0, len(rows), ROWS_PER_PART):
+            part = tuple(rows[start : start + ROWS_PER_PART])
+            self._tell(asker.name, ActorList(token, part, start + ROWS_PER_PART < len(rows)))
+
+    def _row(self, child: Child) -> ActorRow:
+        start, figures = child.birth.start, child.figures
+        return ActorRow(
+            name=start.name,
+            role=start.role,
+            title=start.title,
+            pid=child.pid,
+            age_seconds=round(time.monotonic() - child.started, 3),
+            restarts=child.policy.restarts,
+            ready=child.policy.life is Life.READY,
+            cpu_seconds=figures.cpu_seconds,
+            pss_kib=figures.pss_kib,
+            queues=figures.queues,
+            counters=figures.counters,
+        )
+
+    def _own_row(self) -> ActorRow:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        age = round(time.monotonic() - self._started, 3)
+        seconds = round(usage.ru_utime + usage.ru_stime, 3)
+        pss = proportional_kib("self")
+        return ActorRow(
+            "supervisor", Role.SUPERVISOR, "supervisor", os.getpid(), age, 0, self._announced, seconds, pss, {}, {}
+        )
+
+    def _tell(self, name: str, message: object, descriptors: tuple[int, ...] = ()) -> None:
+        child = self._children.get(name)
+        if child is None or child.channel is None:
+            return
+        try:
+            child.channel.send(message, descriptors)
+        except ChannelFull:
+            self._kill(child, "does not read its channel")
+        except ChannelClosed:
+            # It died this moment; its pidfd will say so.
+            return
+
+
+def _how_it_ended(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    code = os.waitstatus_to_exitcode(status)
+    return f"ended with code {code}" if code else "ended"
