@@ -13,8 +13,8 @@ _ENTERED: Final = "SEPTATE_LAB_SANDBOX"
 def enter_if_unprivileged(module: str, arguments: Sequence[str]) -> None:
     """Runs `python -m module arguments` again as root of new user, network and mount namespaces, unless root already.
 
-    Returns when the caller is root, or when `unshare` is missing (`namespaces.available` then says that root is). Network namespaces are named by files in /run/netns, which belongs to the
-    real root: hence the fresh /run.
+    Returns when the caller is root, and when `unshare` is missing: then `namespaces.available` says what is needed.
+    Network namespaces are named by files in /run/netns, which belongs to the real root: hence the fresh /run.
     """
     if os.geteuid() == 0 or os.environ.get(_ENTERED) or shutil.which("unshare") is None:
         return
