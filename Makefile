@@ -1,11 +1,43 @@
-# What a developer runs by name. The virtual environment is made as README.md says.
+# Everything from a fresh checkout: `make run` starts a node, `make test` runs the tests.
 
-PYTHON ?= .venv/bin/python
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+ARGS ?=
 
-.PHONY: bench demo
+.PHONY: run test lint bench demo clean set-up
 
-bench: ## Septate and its peers side by side; BENCH="--quick" for a short run
-	$(PYTHON) -m bench.run $(BENCH)
+set-up: $(STAMP)
 
-demo: ## kill every actor of a relay under a 10 ms ping
-	$(PYTHON) -m bench.demo
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11; install a newer Python, or name one: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+# Without the right to open a TUN device the node relays and answers for its key.
+run: $(STAMP)
+	@if $(BIN)/python -m septate.rights; then exec $(BIN)/septate $(ARGS); else exec $(BIN)/septate --no-tun $(ARGS); fi
+
+test: $(STAMP)
+	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage report
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(STAMP)
+	@$(BIN)/python -m bench.run $(ARGS)
+
+demo: $(STAMP)
+	@$(BIN)/python -m bench.demo $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,6 @@ It stays one thread, without a ZeroMQ context and without a secret, because ever
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import os
@@ -300,7 +299,7 @@ class Supervisor:
                 self._handle(child, message, descriptors)
         except ChannelClosed:
             # Its pidfd tells the rest of the story.
-            self._selector.unregister(channel)
+            self._forget(channel)
         except FrameError as error:
             self._kill(child, f"sent what is no frame: {error}")
 
@@ -345,10 +344,13 @@ class Supervisor:
         self._selector.unregister(child.pidfd)
         os.close(child.pidfd)
         if child.channel is not None:
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(child.channel)
+            self._forget(child.channel)
             child.channel.close()
             child.channel = None
+
+    def _forget(self, channel: Channel) -> None:
+        if channel in self._selector.get_map():
+            self._selector.unregister(channel)
 
     def _end(self, child: Child, reason: str) -> None:
         child.policy.stop()
