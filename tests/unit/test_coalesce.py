@@ -180,6 +180,11 @@ def test_pure_acknowledgement_is_not_overtaken_by_later_data() -> None:
     assert taken_apart(coalesce([first, acknowledgement, second, third])) == [first, acknowledgement, second, third]
 
 
+def test_segment_that_stands_alone_is_not_overtaken_by_what_continues_its_predecessor() -> None:
+    packets = [tcp(b"a" * 100), tcp(b"x" * 100, sequence=5000, flags=ACK | PSH), tcp(b"b" * 100, sequence=1100)]
+    assert [packet for _, packet in coalesce(packets)] == packets
+
+
 @pytest.mark.parametrize("next_header", [0, 43, 44, 51, 60, 135])
 def test_packet_with_extension_headers_is_not_overtaken(next_header: int) -> None:
     first, second = stream(b"a" * 100, b"b" * 100)
