@@ -158,8 +158,8 @@ def _check_host() -> None:
 def is_local_name(host: str) -> bool:
     """Whether the value of a Host header is an address or localhost, with or without a port."""
     if host.startswith("["):
-        name, _, port = host[1:].partition("]")
-        if port and not port.startswith(":"):
+        name, bracket, port = host[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
             return False
     else:
         name = host.partition(":")[0]
@@ -180,10 +180,10 @@ def _with_raw_paths(app: WSGIApplication) -> WSGIApplication:
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         target = environ.get("REQUEST_URI", "")
-        if target.startswith("/"):
-            environ["PATH_INFO"] = target.partition("?")[0]
-        elif target:
-            environ["PATH_INFO"] = urlsplit(target).path
+        if target:
+            path = target.partition("?")[0] if target.startswith("/") else urlsplit(target).path
+            # The router, too, would take `//x` for `/x`. No path of ours has an encoded slash there.
+            environ["PATH_INFO"] = path.replace("//", "/%2F", 1) if path.startswith("//") else path
         return app(environ, start_response)
 
     return call

@@ -1,0 +1,417 @@
+"""The HTTP API over real sockets: recorded exchanges of the reference, and what is ours."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import logging
+import re
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors import status
+from actors.runtime.asking import Asker
+from actors.status import StatusConfig, StatusServer
+from actors.status_http import is_local_name
+from protocol.frames import AddressTraffic, AskPeers, QueriedRow, Role, RouteKind, RouteRow
+from protocol.mycelium.identity import public_key
+from protocol.prefix import Prefix, parse_address
+from tests.unit.recorded import differences, fill, load
+from tests.unit.stand_ins import Node, actor, actor_row, context, run_folder
+
+RECORDED = load("recorded_http.json")
+KEYS = {name: public_key(bytes.fromhex(RECORDED["keys"][name])) for name in "AB"}
+ADDRESSES = RECORDED["addresses"]
+UNDER = {"A": "10.93.1.1", "B": "10.93.1.2"}
+STARTED = 1795321643
+GROUPS = sorted({re.sub(r"\.[^.]+$", "", case["id"]) for case in RECORDED["cases"]})
+
+
+class Served:
+    """A node of stand-ins with the real API in front of it."""
+
+    def __init__(self, node: Node, port: int, counters: Counter[str]) -> None:
+        self.node = node
+        self.port = port
+        self.counters = counters
+
+    def call(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        """One exchange, in the form of the recordings; nothing is added to the given headers but Host and length."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.putrequest(method, path, skip_accept_encoding=True, skip_host="Host" in (headers or {}))
+            for name, value in (headers or {}).items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            # A body that is refused early may not be taken; the answer is there all the same.
+            with contextlib.suppress(ConnectionError):
+                connection.endheaders(body)
+            answer = connection.getresponse()
+            return _as_recorded(answer, answer.read())
+        finally:
+            connection.close()
+
+
+def _as_recorded(answer: http.client.HTTPResponse, content: bytes) -> dict[str, Any]:
+    kept = {name.lower(): value for name, value in answer.getheaders() if name.lower() in ("content-type", "allow")}
+    if "allow" in kept:
+        kept["allow"] = ",".join(sorted(part.strip() for part in kept["allow"].split(",")))
+    text = content.decode()
+    body: dict[str, Any] = {"text": text}
+    if not content:
+        body = {"empty": True}
+    elif "json" in kept.get("content-type", ""):
+        body = {"json": json.loads(text)}
+        if json.dumps(body["json"], separators=(",", ":"), ensure_ascii=False) != text:
+            body["compact"] = False
+    return {"status": answer.status, "headers": kept, "body": body}
+
+
+@contextmanager
+def served(
+    name: str, *, actors: tuple[str, ...] = ("peers", "router", "tun"), host: str = "127.0.0.1"
+) -> Iterator[Any]:
+    """Node A or B as it was when the exchanges were recorded."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(run_folder())
+        node = recorded_node(name)
+        if actors:
+            stack.enter_context(node.alive(folder, actors))
+        yield stack.enter_context(api_of(node, folder, KEYS[name], host))
+
+
+@contextmanager
+def api_of(node: Node, folder: Path, key: bytes, host: str) -> Iterator[Served]:
+    listener = socket.create_server((host, 0))
+    port = listener.getsockname()[1]
+    counters: Counter[str] = Counter()
+    with context() as surroundings:
+        config = StatusConfig(key, listener.detach(), STARTED, folder)
+        server = StatusServer(config, Asker(folder, surroundings), counters)
+        server.start()
+        try:
+            server.check()
+            yield Served(node, port, counters)
+        finally:
+            server.stop()
+
+
+def recorded_node(name: str) -> Node:
+    other = "B" if name == "A" else "A"
+    node = Node()
+    if name == "A":
+        endpoint, kind = f"tcp://[::ffff:{UNDER['B']}]:46652", "inbound"
+        hop = f"TCP [::ffff:{UNDER['A']}]:9651 <-> [::ffff:{UNDER['B']}]:46652"
+    else:
+        endpoint, kind = f"tcp://{UNDER['A']}:9651", "static"
+        hop = f"TCP {UNDER['B']}:46652 <-> {UNDER['A']}:9651"
+    node.add(endpoint, kind, "alive", sent_octets=68, received_octets=69, discovered_age=2.9, connected_age=1.2)
+    network = Prefix.of(parse_address(ADDRESSES[other]), 64).network
+    node.routes[RouteKind.SELECTED].append(RouteRow(network, 64, hop, 0, 0))
+    node.keys[network[:8]] = KEYS[other]
+    return node
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, Served]]:
+    with served("A") as first, served("B") as second:
+        yield {"A": first, "B": second}
+
+
+@pytest.fixture
+def api() -> Iterator[Served]:
+    with served("A") as made:
+        yield made
+
+
+def variables() -> dict[str, str]:
+    found = {}
+    for name in "AB":
+        subnet = str(Prefix.of(parse_address(ADDRESSES[name]), 64))
+        found |= {
+            f"{name}.ip": ADDRESSES[name],
+            f"{name}.pk": KEYS[name].hex(),
+            f"{name}.subnet": subnet,
+            f"{name}.other": subnet.replace("::/64", "::1234"),
+            f"{name}.under": UNDER[name],
+        }
+    return found
+
+
+def _body(body: Any) -> bytes | None:
+    if body is None or isinstance(body, str):
+        return None if body is None else body.encode()
+    if "base64" in body:
+        return base64.b64decode(body["base64"])
+    return (body["prefix"] + body["repeat"] * body["count"] + body["suffix"]).encode()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_answers_are_those_of_the_reference(group: str, nodes: dict[str, Served]) -> None:
+    for case in RECORDED["cases"]:
+        if re.sub(r"\.[^.]+$", "", case["id"]) != group:
+            continue
+        request = fill(case["request"], variables())
+        answer = nodes[request.get("node", "A")].call(
+            request["method"], request["path"], _body(request.get("body")), request.get("headers")
+        )
+        problems = differences(case, fill(case["response"], variables()), answer)
+        assert not problems, f"{case['id']}: {case['about']}: {problems}"
+
+
+def test_peer_object_has_the_members_of_the_reference_in_its_order(api: Served) -> None:
+    peer = api.call("GET", "/api/v1/admin/peers")["body"]["json"][0]
+    assert list(peer.items()) == [
+        ("endpoint", {"proto": "tcp", "addr": {"socket": "[::ffff:10.93.1.2]:46652"}}),
+        ("type", "inbound"),
+        ("connectionState", "alive"),
+        ("txBytes", 68),
+        ("rxBytes", 69),
+        ("discovered", 2),
+        ("lastConnected", 1),
+    ]
+
+
+def test_infinite_metric_is_a_word(api: Served) -> None:
+    network = parse_address("5a5:ddb0:8295:ef60::")
+    api.node.routes[RouteKind.FALLBACK] = [RouteRow(network, 64, "TCP x", metric, 9) for metric in (65534, 65535)]
+    answer = api.call("GET", "/api/v1/admin/routes/fallback")
+    assert [route["metric"] for route in answer["body"]["json"]] == [65534, "infinite"]
+    assert answer["body"]["json"][0]["subnet"] == "5a5:ddb0:8295:ef60::/64"
+
+
+def test_queried_subnet_counts_whole_seconds_as_text(api: Served) -> None:
+    network = parse_address("400::")
+    api.node.queried = [QueriedRow(network, 64, 14.99), QueriedRow(network, 64, -0.5)]
+    assert api.call("GET", "/api/v1/admin/routes/queried")["body"]["json"] == [
+        {"subnet": "400::/64", "expiration": "14"},
+        {"subnet": "400::/64", "expiration": "0"},
+    ]
+
+
+def test_packet_statistics_write_mapped_addresses_dotted(api: Served) -> None:
+    api.node.by_source = [AddressTraffic(parse_address("::ffff:c000:201"), 2, 300)]
+    api.node.by_destination = [AddressTraffic(parse_address("5ea::1"), 3, 400)]
+    assert api.call("GET", "/api/v1/admin/stats/packets")["body"]["json"] == {
+        "bySource": [{"ip": "::ffff:192.0.2.1", "packetCount": 2, "byteCount": 300}],
+        "byDestination": [{"ip": "5ea::1", "packetCount": 3, "byteCount": 400}],
+    }
+
+
+def test_peer_that_the_node_has_no_room_for_is_unavailable(api: Served) -> None:
+    api.node.full = True
+    answer = api.call(
+        "POST", "/api/v1/admin/peers", b'{"endpoint":"tcp://192.0.2.1:1"}', {"Content-Type": "application/json"}
+    )
+    assert (answer["status"], answer["body"]) == (503, {"text": "the peer table is full"})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"endpoint":"\\ud800"}', 400),
+        (b'{"endpoint":NaN}', 400),
+        (b"[" * 100_000, 400),
+        (b"1" * 10_000, 400),
+        (b"[]", 422),
+        (b"[1]", 422),
+        (b'{"endpoint":{"endpoint":"tcp://192.0.2.1:1"}}', 422),
+        (b'{"x":1,"x":2,"endpoint":"foo"}', 400),
+    ],
+)
+def test_nasty_body_is_refused(api: Served, body: bytes, expected: int) -> None:
+    answer = api.call("POST", "/api/v1/admin/peers", body, {"Content-Type": "application/json"})
+    assert answer["status"] == expected
+    assert len(api.node.peers) == 1
+
+
+def test_absolute_request_target_is_understood(api: Served) -> None:
+    assert api.call("GET", f"http://127.0.0.1:{api.port}/api/v1/admin?x=1")["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/v1/admin/proxy"),
+        ("POST", "/api/v1/messages"),
+        ("HEAD", "/api/v1/admin/proxy/probe"),
+        ("DELETE", "/api/v1/messages/topics/ZGVtbw%3D%3D/sources/::%2F64"),
+        ("GET", "/api/v1/messages/topics/default"),
+    ],
+)
+def test_part_that_does_not_exist_yet_says_so(api: Served, method: str, path: str) -> None:
+    answer = api.call(method, path, b"{}", {"Content-Type": "application/json"})
+    assert answer["status"] == 501
+    if method != "HEAD":
+        assert "not in this version" in answer["body"]["text"]
+
+
+# --- actors that do not answer ----------------------------------------------------------------------------------------
+
+
+def test_silent_actor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.status_routes.DEADLINE_S", 0.1)
+    with served("A", actors=("peers",)) as api:
+        answer = api.call("GET", "/api/v1/admin/routes/selected")
+        assert answer["status"] == 503
+        assert answer["body"]["json"]["actor"] == "router"
+        assert api.call("GET", "/api/v1/admin")["status"] == 200
+
+
+def test_answer_of_the_wrong_kind_is_named(api: Served) -> None:
+    with (
+        run_folder() as folder,
+        actor(folder, "router", lambda question: [AskPeers(question.token)]),
+        api_of(api.node, folder, KEYS["A"], "127.0.0.1") as other,
+    ):
+        answer = other.call("GET", "/api/v1/admin/routes/queried")
+    assert answer["status"] == 503
+    assert "AskPeers where QueriedList belongs" in answer["body"]["json"]["error"]
+
+
+def test_health_is_ok_when_all_vital_actors_answer(api: Served) -> None:
+    answer = api.call("GET", "/healthz")
+    assert (answer["status"], answer["body"]) == (200, {"text": "ok"})
+
+
+def test_health_names_who_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.status_routes.DEADLINE_S", 0.2)
+    with served("A", actors=("router",)) as api:
+        answer = api.call("GET", "/healthz")
+        assert (answer["status"], answer["body"]) == (503, {"text": "no answer from peers, tun"})
+
+
+def test_actors_are_listed(api: Served) -> None:
+    api.node.actors = [actor_row("link-3", Role.LINK)]
+    assert api.call("GET", "/api/v1/septate/actors")["body"]["json"] == [
+        {
+            "name": "link-3",
+            "role": "link",
+            "title": "link-3 title",
+            "pid": 4711,
+            "ready": True,
+            "ageSeconds": 65.0,
+            "restarts": 2,
+            "cpuSeconds": 1.23,
+            "memoryKib": 20992,
+            "queues": {"outgoing": 3},
+            "counters": {"sends.full": 1},
+        }
+    ]
+
+
+def test_actors_of_a_node_without_living_actors_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.status_routes.DEADLINE_S", 0.1)
+    with served("A", actors=()) as api:
+        answer = api.call("GET", "/api/v1/septate/actors")
+        assert (answer["status"], answer["body"]["json"]["actor"]) == (503, "supervisor")
+
+
+def test_requests_do_not_wait_for_one_that_waits(api: Served) -> None:
+    with run_folder() as folder:
+        asked, answer_now = threading.Event(), threading.Event()
+
+        def reply(question: Any) -> Any:
+            asked.set()
+            assert answer_now.wait(20)
+            return api.node.reply(question)
+
+        with actor(folder, "peers", reply), api_of(api.node, folder, KEYS["A"], "127.0.0.1") as slow:
+            waiting = threading.Thread(target=slow.call, args=("GET", "/api/v1/admin/peers"))
+            waiting.start()
+            assert asked.wait(20)
+            assert slow.call("GET", "/api/v1/admin")["status"] == 200
+            answer_now.set()
+            waiting.join()
+
+
+# --- who may ask ------------------------------------------------------------------------------------------------------
+
+
+def test_foreign_host_name_is_refused_on_loopback(api: Served) -> None:
+    assert api.call("GET", "/api/v1/admin", headers={"Host": "rebound.example:8989"})["status"] == 403
+    assert api.call("GET", "/api/v1/admin", headers={"Host": f"LOCALHOST:{api.port}"})["status"] == 200
+
+
+def test_any_host_name_will_do_elsewhere() -> None:
+    with served("A", host="0.0.0.0") as api:
+        assert api.call("GET", "/api/v1/admin", headers={"Host": "node.example"})["status"] == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8989", "localhost", "[400::1]:80"])
+def test_addresses_and_localhost_are_local_names(host: str) -> None:
+    assert is_local_name(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost.example", "127.0.0.1.example", "[::1]x", "[::1", "::1", "[x]"])
+def test_other_names_are_not_local(host: str) -> None:
+    assert not is_local_name(host)
+
+
+def test_answers_are_counted_by_class(api: Served) -> None:
+    api.call("GET", "/api/v1/admin")
+    api.call("GET", "/nope")
+    assert api.counters == {"http.2xx": 1, "http.4xx": 1}
+
+
+# --- the actor --------------------------------------------------------------------------------------------------------
+
+
+def test_error_in_a_handler_is_an_empty_500(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_row: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("actors.status_routes.peer_object", fail)
+    with served("A") as api:
+        answer = api.call("GET", "/api/v1/admin/peers")
+    assert (answer["status"], answer["body"]) == (500, {"empty": True})
+
+
+class FakeRuntime:
+    """What `status.main` uses of the runtime."""
+
+    def __init__(self, surroundings: Any) -> None:
+        self.context = surroundings
+        self.counters: Counter[str] = Counter()
+        self.logged: list[tuple[str, str]] = []
+        self.log = SimpleNamespace(
+            warning=lambda text, **_: self.logged.append(("warning", text)),
+            error=lambda text, **_: self.logged.append(("error", text)),
+        )
+        self.loop = SimpleNamespace(every=lambda _seconds, call: self.checks.append(call))
+        self.checks: list[Any] = []
+        self.stopping: list[Any] = []
+
+    def at_stop(self, call: Any) -> None:
+        self.stopping.append(call)
+
+    def serve(self) -> None:
+        for call in self.checks:
+            call()
+        logging.getLogger("waitress.queue").warning("Task queue depth is %d", 7)
+        logging.getLogger("waitress").error("bad")
+        for call in self.stopping:
+            call()
+
+
+def test_actor_serves_until_it_is_stopped_and_logs_what_the_server_logs() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with run_folder() as folder, context() as surroundings:
+        runtime = FakeRuntime(surroundings)
+        status.main(runtime, StatusConfig(KEYS["A"], listener.detach(), STARTED, folder))  # type: ignore[arg-type]
+    assert runtime.logged == [("warning", "Task queue depth is 7"), ("error", "bad")]
+    with pytest.raises(RuntimeError, match="has ended"):
+        runtime.checks[0]()
