@@ -43,11 +43,9 @@ class Announcer:
     def route(self, prefix: Prefix, entry: RouteEntry, links: Iterable[Link], now: float) -> None:
         """Announces a selected route to exactly these links.
 
-        The metric is at least 1: 0 would claim the prefix as our own (wire spec 7.13).
+        The metric is at least 1: 0 would claim the prefix as our own (wire spec 7.13). The source table is written even
+        where nobody is left to be told, as in the reference (wire spec 7.7).
         """
-        recipients = list(links)
-        if not recipients:
-            return
         core = self._core
         metric = max(add_metric(entry.metric, core.links.cost(entry.link)), 1)
         if core.sources.announced(prefix, entry.router_id, entry.seqno, metric, now):
@@ -56,7 +54,7 @@ class Announcer:
         plain = marked = Update(prefix, entry.router_id, entry.seqno, metric)
         if self.is_clean(entry):
             marked = Update(prefix, entry.router_id, entry.seqno, metric, flags=UPDATE_FLAG_CLEAN)
-        for link in recipients:
+        for link in links:
             core.events.append(Send(link.id, marked if link.any_size else plain))
 
     def is_clean(self, entry: RouteEntry) -> bool:

@@ -201,11 +201,6 @@ class SeqnoRequestCache:
         asked = found.targets.get(target)
         return asked is None or now - asked >= SEQNO_REQUEST_PAUSE
 
-    def requesters(self, key: SeqnoKey, now: float) -> list[int]:
-        """The links that wait for an Update with exactly this seqno."""
-        found = self.get(key, now)
-        return [] if found is None else list(found.requesters)
-
     def link_down(self, link: int) -> None:
         """Forgets a link; a request that nobody is left to answer may be sent again at once."""
         unanswerable: list[SeqnoKey] = []

@@ -38,9 +38,15 @@ class Starvation:
                 self._cache.note(key, link, None, now)
                 self._core.events.append(Send(link, SeqnoRequest(prefix, router_id, seqno)))
 
-    def waiting_for(self, router_id: bytes, prefix: Prefix, seqno: int, now: float) -> list[Link]:
-        """The neighbours that asked for exactly this seqno of the source."""
-        links = (self._core.links.get(link) for link in self._cache.requesters((router_id, prefix, seqno), now))
+    def waiting_for(self, router_id: bytes, prefix: Prefix, seqno: int, now: float) -> list[Link] | None:
+        """The neighbours that asked for exactly this seqno of the source, `None` if nobody at all did.
+
+        Nobody is listed where only this node asked; the Update counts as announced nevertheless (wire spec 7.8).
+        """
+        request = self._cache.get((router_id, prefix, seqno), now)
+        if request is None:
+            return None
+        links = (self._core.links.get(link) for link in request.requesters)
         return [link for link in links if link is not None]
 
     def receive(self, link: Link, request: SeqnoRequest, now: float) -> None:

@@ -55,7 +55,7 @@ class Updates:
             return
         waiting = self._starvation.waiting_for(update.router_id, prefix, update.seqno, now)
         announced = self._selection.settle(prefix, destination, before, Cause.UPDATE, now)
-        if waiting and not announced:
+        if waiting is not None and not announced:
             self._announcer.triggered(prefix, destination, waiting, now)
         self._drop_surplus_entry(prefix, destination)
 
