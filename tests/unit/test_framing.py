@@ -116,6 +116,7 @@ def feed(decoder: StreamDecoder, piece: bytes) -> list[bytes]:
     packets: list[bytes] = []
     while piece:
         room = decoder.writable()
+        assert len(room) > 0
         count = min(len(room), len(piece))
         room[:count] = piece[:count]
         decoder.received(count)

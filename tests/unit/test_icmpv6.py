@@ -101,10 +101,21 @@ class TestMayAnswer:
             factory.ipv6(58, b"\x80\0\0\0"),
             factory.ipv6(0, extension(58, 24) + b"\x80\0\0\0"),
             factory.ipv6(44, fragment(58, 0) + b"\x80\0\0\0"),
+            factory.ipv6(51, bytes((58, 4)) + bytes(22) + b"\x80\0\0\0"),
             factory.ipv6(44, fragment(58, 100) + b"\x03\0\0\0"),
             factory.ipv6(43, b"\x3a"),
         ],
-        ids=["tcp", "udp", "nothing", "echo", "echo behind options", "first fragment", "later fragment", "cut header"],
+        ids=[
+            "tcp",
+            "udp",
+            "nothing",
+            "echo",
+            "echo behind options",
+            "first fragment",
+            "echo behind AH",
+            "later fragment",
+            "cut header",
+        ],
     )
     def test_ordinary_packet_is_answered(self, packet: bytes) -> None:
         assert may_answer(memoryview(packet))
