@@ -173,7 +173,7 @@ class Supervisor:
             run=self._folder.path,
             public_key=device.public_key,
             tun=descriptors[0] if descriptors else -1,
-            offload=device.offload,
+            udp_offload=device.udp_offload,
             router_memory=os.memfd_create("septate-router", os.MFD_CLOEXEC),
             peers_memory=os.memfd_create("septate-peers", os.MFD_CLOEXEC),
             listener=self._listen_for_peers(),

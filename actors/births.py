@@ -39,7 +39,7 @@ class Surroundings:
     run: Path
     public_key: bytes
     tun: int
-    offload: bool
+    udp_offload: bool
     router_memory: int
     peers_memory: int
     listener: int
@@ -80,7 +80,7 @@ def _router(around: Surroundings) -> Birth[router_actor.RouterConfig]:
 
 
 def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
-    prepare = partial(tun_actor.prepare, around.tun, MTU, around.config.key_file)
+    prepare = partial(tun_actor.prepare, around.tun, MTU, around.udp_offload, around.config.key_file)
     own = () if around.tun < 0 else (around.tun,)
     start = _start(around, Role.TUN, "tun", f"tun {around.config.tun_name}" if own else "tun (no device)")
     return Birth(start, tun_actor.main, prepare, own, _files(around), dumpable=False)

@@ -58,11 +58,11 @@ def main(channel: Channel, config: SetupConfig) -> None:
             channel.send(DeviceReady(public, False, tuple(warnings)))
             return
         device, offload = open_device(config.tun_name)
-        configure_device(config.tun_name, address_of(public), config.mtu, offload)
+        configure_device(config.tun_name, address_of(public), config.mtu, bool(offload))
     except (SetupError, KeyFileError) as error:
         channel.send(DeviceFailed(str(error)))
         return
-    channel.send(DeviceReady(public, offload, tuple(warnings)), (device,))
+    channel.send(DeviceReady(public, bool(offload & _TUN_F_USO), tuple(warnings)), (device,))
 
 
 def load_or_create_key(path: Path, warnings: list[str]) -> bytes:
@@ -114,8 +114,8 @@ def create_key(path: Path, *, overwrite: bool = False) -> bytes:
     return secret
 
 
-def open_device(name: str) -> tuple[int, bool]:
-    """Makes (or attaches to) the TUN device `name`; returns its descriptor and whether super-packets are on.
+def open_device(name: str) -> tuple[int, int]:
+    """Makes (or attaches to) the TUN device `name`; returns its descriptor and the TUN_F bits of what it offloads.
 
     Raises `SetupError`.
     """
@@ -132,8 +132,8 @@ def open_device(name: str) -> tuple[int, bool]:
     for offload in (_TUN_F_CSUM_TSO | _TUN_F_TSO_ECN | _TUN_F_USO, _TUN_F_CSUM_TSO | _TUN_F_TSO_ECN, _TUN_F_CSUM_TSO):
         with contextlib.suppress(OSError):
             fcntl.ioctl(descriptor, _TUNSETOFFLOAD, offload)
-            return descriptor, True
-    return descriptor, False
+            return descriptor, offload
+    return descriptor, 0
 
 
 def configure_device(name: str, address: bytes, mtu: int, offload: bool) -> None:

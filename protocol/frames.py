@@ -168,7 +168,8 @@ class DeviceReady:
     """Set-up child → supervisor, the TUN descriptor attached if there is a device: whose node this is."""
 
     public_key: bytes
-    offload: bool
+    udp_offload: bool
+    """Whether the device takes super-packets of UDP, too."""
     warnings: tuple[str, ...]
 
 

@@ -51,14 +51,16 @@ class TunConfig:
     """Descriptor of the TUN device, -1 for none."""
     mtu: int
     """Of the device, bytes."""
+    udp_offload: bool
+    """Whether the device takes super-packets of UDP (Linux 6.2 and later)."""
 
     def __repr__(self) -> str:
         return f"TunConfig(device={self.device}, mtu={self.mtu})"
 
 
-def prepare(device: int, mtu: int, key_file: Path) -> TunConfig:
+def prepare(device: int, mtu: int, udp_offload: bool, key_file: Path) -> TunConfig:
     """Reads the key while this process still may."""
-    return TunConfig(read_secret(key_file.read_bytes()), device, mtu)
+    return TunConfig(read_secret(key_file.read_bytes()), device, mtu, udp_offload)
 
 
 def main(runtime: Runtime, config: TunConfig) -> None:
@@ -80,7 +82,7 @@ class Tun:
         self._follower = TableFollower(runtime, router, self._on_routes, self._ask_again)
         device = Device(config.device, runtime.counters)
         self._out = Outbound(runtime, device, address, config.mtu, remotes, self._follower.table, router)
-        self._in = Inbound(runtime, device, address, remotes, self._follower.table, router)
+        self._in = Inbound(runtime, device, config.udp_offload, address, remotes, self._follower.table, router)
 
         runtime.on(Arrived, self._in.on_arrived)
         runtime.on(ReportUndelivered, self._out.on_undelivered)

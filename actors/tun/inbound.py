@@ -10,7 +10,6 @@ from protocol.forwarding import ForwardingTable
 from protocol.frames import Arrived, Direction, PacketsSeen, Resolve, lengths_of
 from protocol.mycelium.errors import WireError
 from protocol.mycelium.framing import DATA_HEADER, DESTINATION_OFFSET, HOP_LIMIT_OFFSET, SOURCE_OFFSET
-from protocol.mycelium.identity import IdentityError
 from protocol.mycelium.remotes import Remote, Remotes
 from protocol.mycelium.reports import open_report
 from protocol.mycelium.sealing import (
@@ -42,6 +41,7 @@ class Inbound:
         self,
         runtime: Runtime,
         device: Device,
+        udp_offload: bool,
         address: bytes,
         remotes: Remotes,
         table: ForwardingTable,
@@ -56,7 +56,7 @@ class Inbound:
         self._router = router
         self._sources: dict[bytes, Remote] = {}
         self._waiting = WaitingPackets()
-        self._coalescer = Coalescer(udp=True)
+        self._coalescer = Coalescer(udp=udp_offload)
         self._memory = memoryview(bytearray(MEMORY_BYTES))
         runtime.gauges.queue("unopened_packets", lambda: len(self._waiting))
 
@@ -159,10 +159,8 @@ class Inbound:
         route = self._table.lookup(source)
         if route is None or not route.public_key:
             return None
-        try:
-            remote = self._remotes.get(route.public_key)
-        except IdentityError:
-            self._counters["dropped.bad_key"] += 1
+        remote = self._remotes.get(route.public_key)
+        if remote is None:
             return None
         if len(self._sources) >= MAX_SOURCES:
             self._sources.clear()
@@ -172,6 +170,10 @@ class Inbound:
     def _wait(self, source: bytes, packet: memoryview) -> None:
         if source[0] not in OVERLAY_FIRST_BYTES or source.startswith(self._own):
             self._counters["dropped.foreign_source"] += 1
+            return
+        route = self._table.lookup(source)
+        if route is not None and route.public_key:
+            self._counters["dropped.bad_key"] += 1
             return
         prefix = source[:8]
         asked = prefix in self._waiting

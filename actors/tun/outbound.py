@@ -228,19 +228,22 @@ class Outbound:
         elif destination[0] not in OVERLAY_FIRST_BYTES:
             self._answer(IcmpError.NO_ROUTE, packet)
         else:
-            flow = self._find(pair)
-            if flow is None:
-                self._wait(destination, packet)
-            return flow
+            return self._flow_to(pair, packet)
         return None
 
-    def _find(self, pair: bytes) -> _Flow | None:
+    def _flow_to(self, pair: bytes, packet: memoryview) -> _Flow | None:
         route = self._table.lookup(pair[16:])
         if route is None or route.state != RouteState.SELECTED:
+            self._wait(pair[16:], packet)
+            return None
+        remote = self._remotes.get(route.public_key)
+        if remote is None:
+            self._counters["dropped.bad_key"] += 1
+            self._answer(IcmpError.NO_ROUTE, packet)
             return None
         if len(self._flows) >= MAX_PAIRS:
             self._flows.clear()
-        flow = self._flows[pair] = _Flow(route.link, self._remotes.get(route.public_key), route.clean)
+        flow = self._flows[pair] = _Flow(route.link, remote, route.clean)
         return flow
 
     def _wait(self, destination: bytes, packet: memoryview) -> None:
@@ -303,9 +306,12 @@ class Outbound:
             if route is None and source[0] in OVERLAY_FIRST_BYTES and not source.startswith(self._own):
                 self._router.send(Resolve(source[:8] + bytes(8), 64))
             return
+        remote = self._remotes.get(route.public_key)
+        if remote is None:
+            self._counters["dropped.bad_key"] += 1
+            return
         kind = IcmpError.HOP_LIMIT if message.why is Undelivered.HOP_LIMIT else IcmpError.NO_ROUTE
-        cipher = self._remotes.get(route.public_key).cipher
-        report = bytearray(build_report(kind, self._own + bytes(8), packet, cipher, self._nonce()))
+        report = bytearray(build_report(kind, self._own + bytes(8), packet, remote.cipher, self._nonce()))
         report[HOP_LIMIT_OFFSET] -= 1
         self._counters["reports.sent"] += 1
         self._runtime.send(b"link-%d" % route.link, Transmit(pack_lengths([len(report)]), bytes(report)))

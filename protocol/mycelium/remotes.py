@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from protocol.mycelium.identity import shared_secret
+from protocol.mycelium.identity import KEY_BYTES, IdentityError, shared_secret
 from protocol.mycelium.sealing import CAP_SUPER_PACKETS, Cipher
 
 MAX_REMOTES: Final = 4096
@@ -42,7 +42,7 @@ class Remotes:
     def __init__(self, secret: bytes, limit: int = MAX_REMOTES) -> None:
         self._secret = secret
         self._limit = limit
-        self._remotes: OrderedDict[bytes, Remote] = OrderedDict()
+        self._remotes: OrderedDict[bytes, Remote | None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._remotes)
@@ -50,14 +50,25 @@ class Remotes:
     def __repr__(self) -> str:
         return f"Remotes({len(self._remotes)} of at most {self._limit})"
 
-    def get(self, public_key: bytes) -> Remote:
-        """The node with this 32-byte key. Raises `IdentityError` on a key that can't be one."""
-        remote = self._remotes.get(public_key)
-        if remote is not None:
+    def get(self, public_key: bytes) -> Remote | None:
+        """The node with this 32-byte key; None for a key of small order, with which nobody can share a secret.
+
+        Raises `IdentityError` on another size.
+        """
+        if public_key in self._remotes:
             self._remotes.move_to_end(public_key)
-            return remote
-        remote = Remote(Cipher(shared_secret(self._secret, public_key)))
+            return self._remotes[public_key]
+        remote = self._make(public_key)
         if len(self._remotes) >= self._limit:
             self._remotes.popitem(last=False)
         self._remotes[public_key] = remote
         return remote
+
+    def _make(self, public_key: bytes) -> Remote | None:
+        if len(public_key) != KEY_BYTES:
+            raise IdentityError(f"public key of {len(public_key)} bytes, must have {KEY_BYTES}")
+        try:
+            return Remote(Cipher(shared_secret(self._secret, public_key)))
+        except IdentityError:
+            # Remembered like any other, so that each packet from or to it costs nothing.
+            return None
