@@ -67,6 +67,8 @@ class Rig:
     router: Router
     now: float = 100.0
     log: list[tuple[float, Event]] = field(default_factory=list)
+    neighbours_answer: bool = False
+    """Whether, while time passes, every Hello is answered by an IHU at once."""
 
     @classmethod
     def make(cls, links: int = 0, *, now: float = 100.0, any_size: bool = False, limits: Limits | None = None) -> Rig:
@@ -109,6 +111,8 @@ class Rig:
                 break
             self.now = max(self.now, deadline)
             self.router.handle_timer(self.now)
+            if self.neighbours_answer:
+                self._answer_new_hellos()
         self.now = end
 
     def take(self) -> list[Event]:
@@ -179,6 +183,12 @@ class Rig:
 
     def count(self, counter: str) -> int:
         return self.router.counters[counter]
+
+    def _answer_new_hellos(self) -> None:
+        seen = len(self.log)
+        self._collect()
+        for link, _ in hellos([event for _, event in self.log[seen:]]):
+            self.hear(link, Ihu(0))
 
     def _collect(self) -> None:
         self.log.extend((self.now, event) for event in self.router.events())

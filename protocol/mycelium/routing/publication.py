@@ -69,9 +69,6 @@ class Publisher:
             if entry.state is RouteState.RESOLVING:
                 self._published[prefix] = entry
 
-    def __len__(self) -> int:
-        return len(self._published)
-
     def items(self) -> Iterator[tuple[Prefix, Published]]:
         """The published table."""
         return iter(self._published.items())

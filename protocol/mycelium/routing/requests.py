@@ -42,9 +42,6 @@ class Queries:
         self._queries: dict[Prefix, Query] = {}
         self._asked_by: Counter[int] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._queries)
-
     def get(self, prefix: Prefix) -> Query | None:
         """The query for exactly this prefix, if one is under way."""
         return self._queries.get(prefix)
@@ -125,10 +122,12 @@ class RouteRequestCache:
         Those that had one of no larger generation within its lifetime don't. A request that only adds recipients keeps
         the older time: being asked twice is harmless, staying unasked is not.
         """
-        self._drop_oldest(now)
+        self._drop_old(now)
         known = self._sent.get(prefix)
-        if known is None or known.generation > generation or known.sent + ROUTE_REQUEST_LIFETIME <= now:
+        if known is None or known.generation > generation:
             self._sent.pop(prefix, None)
+            if len(self._sent) >= self._limit:
+                del self._sent[next(iter(self._sent))]
             self._sent[prefix] = SentRouteRequest(generation, links, now)
             return links
         missing = links - known.recipients
@@ -140,10 +139,10 @@ class RouteRequestCache:
         """Lets the next request for `prefix` go to everyone."""
         self._sent.pop(prefix, None)
 
-    def _drop_oldest(self, now: float) -> None:
+    def _drop_old(self, now: float) -> None:
         while self._sent:
             prefix, oldest = next(iter(self._sent.items()))
-            if oldest.sent + ROUTE_REQUEST_LIFETIME > now and len(self._sent) < self._limit:
+            if oldest.sent + ROUTE_REQUEST_LIFETIME > now:
                 return
             del self._sent[prefix]
 
@@ -175,17 +174,15 @@ class SeqnoRequestCache:
 
     def get(self, key: SeqnoKey, now: float) -> SentSeqnoRequest | None:
         """The request, unless it was first sent a lifetime ago."""
-        found = self._sent.get(key)
-        if found is None or found.first_sent + SEQNO_REQUEST_LIFETIME <= now:
-            return None
-        return found
+        self._drop_old(now)
+        return self._sent.get(key)
 
     def note(self, key: SeqnoKey, target: int, requester: int | None, now: float) -> None:
         """The request goes to `target` now, on behalf of `requester` or of this node itself."""
         found = self.get(key, now)
         if found is None:
-            self._drop_oldest(now)
-            self._sent.pop(key, None)
+            if len(self._sent) >= self._limit:
+                del self._sent[next(iter(self._sent))]
             found = self._sent[key] = SentSeqnoRequest(now)
         found.targets[target] = now
         if requester is not None:
@@ -211,9 +208,9 @@ class SeqnoRequestCache:
         for key in unanswerable:
             del self._sent[key]
 
-    def _drop_oldest(self, now: float) -> None:
+    def _drop_old(self, now: float) -> None:
         while self._sent:
             key, oldest = next(iter(self._sent.items()))
-            if oldest.first_sent + SEQNO_REQUEST_LIFETIME > now and len(self._sent) < self._limit:
+            if oldest.first_sent + SEQNO_REQUEST_LIFETIME > now:
                 return
             del self._sent[key]

@@ -180,8 +180,8 @@ class Router:
                 self._core.events.append(Send(neighbour.id, neighbour.hello(now)))
         if self._core.links and self._announcement_tick.passed(now):
             self._announcer.own_prefix(self._core.links)
-        for prefix in self._core.table.expiries.pop_due(now, _STEP):
-            self._expire_routes(prefix, now)
+        for prefix, destination in self._core.table.pop_due(now, _STEP):
+            self._expire_routes(prefix, destination, now)
         self._resolution.handle_timer(now)
         self._announcer.continue_dumps(now)
         self._expire_sources(now)
@@ -267,19 +267,15 @@ class Router:
         self._core.events.append(Saved(LinkCost(link, None)))
         self._announcer.link_down(link)
         self._starvation.link_down(link)
-        for prefix in self._core.table.prefixes_via(link):
-            destination = self._core.table.find(prefix)
-            if destination is not None:
-                self._lose_entry(prefix, destination, link, now)
+        for prefix, destination in self._core.table.via(link):
+            self._lose_entry(prefix, destination, link, now)
         self._abandon(self._publisher.unconfirmed_via(link))
         if self._restart is not None:
             self._restart.heard(link)
 
     def _lose_entry(self, prefix: Prefix, destination: Destination, link: int, now: float) -> None:
         before = self._selection.chosen(destination)
-        entry = destination.entry_via(link)
-        if entry is None:
-            return
+        entry = next(entry for entry in destination.entries if entry.link == link)
         if entry.state is EntryState.SELECTED:
             entry.lose(now + RETRACTION_HOLD)
             self._core.table.expiries.arm(prefix, entry.expires)
@@ -289,11 +285,8 @@ class Router:
         if not destination.entries:
             self._resolution.emptied(prefix, now)
 
-    def _expire_routes(self, prefix: Prefix, now: float) -> None:
+    def _expire_routes(self, prefix: Prefix, destination: Destination, now: float) -> None:
         table = self._core.table
-        destination = table.find(prefix)
-        if destination is None:
-            return
         before = self._selection.chosen(destination)
         lost = False
         for entry in list(destination.entries):

@@ -143,9 +143,13 @@ class RoutingTable:
         """Every prefix with a route, selected or not."""
         return list(self._destinations)
 
-    def prefixes_via(self, link: int) -> list[Prefix]:
-        """Every prefix for which the neighbour on `link` has an entry."""
-        return list(self._prefixes_via.get(link, ()))
+    def via(self, link: int) -> list[tuple[Prefix, Destination]]:
+        """Every destination for which the neighbour on `link` has an entry."""
+        return [(prefix, self._destinations[prefix]) for prefix in self._prefixes_via.get(link, ())]
+
+    def pop_due(self, now: float, limit: int) -> list[tuple[Prefix, Destination]]:
+        """At most `limit` destinations that have to be looked at now, and armed again."""
+        return [(prefix, self._destinations[prefix]) for prefix in self.expiries.pop_due(now, limit)]
 
     def add(self, prefix: Prefix, public_key: bytes, entry: RouteEntry) -> Destination:
         """Adds an entry; makes the destination, with `public_key`, where the prefix is new."""

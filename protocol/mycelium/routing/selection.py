@@ -127,5 +127,4 @@ class Selection:
         if before is None or selected is None or before.clean == self._announcer.is_clean(selected):
             return
         links = [link for link in self._core.links if link.any_size]
-        if links:
-            self._announcer.triggered(prefix, destination, links, now)
+        self._announcer.triggered(prefix, destination, links, now)

@@ -40,9 +40,6 @@ class Sources:
             source: (metric, seqno, now) for source, (metric, seqno) in restored.items()
         }
 
-    def __len__(self) -> int:
-        return len(self._distances)
-
     def get(self, prefix: Prefix, router_id: bytes) -> Distance | None:
         """The feasibility distance of a source, `None` where nothing was announced."""
         found = self._distances.get((prefix, router_id))
