@@ -84,7 +84,8 @@ def unpack(data: bytes | memoryview) -> Any:
     Raises `FrameError` for anything that is not exactly one well-formed frame of a known number.
     """
     try:
-        parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        # Keys of maps are strings: another kind may not even be hashable.
+        parts = msgpack.unpackb(data, use_list=False, strict_map_key=True)
     except (ValueError, msgpack.exceptions.StackError) as error:
         raise FrameError(f"{len(data)} bytes are not one msgpack value: {error}") from error
     if type(parts) is not tuple or not parts or type(parts[0]) is not int:
@@ -109,7 +110,17 @@ def _build(kind: type[Any], parts: tuple[Any, ...]) -> Any:
     try:
         return kind(*[check(part) for check, part in zip(checks, parts, strict=True)])
     except FrameError as error:
-        raise FrameError(f"{kind.__name__}: {error}") from None
+        raise FrameError(f"{kind.__name__}{_first_wrong_field(kind, checks, parts)}: {error}") from None
+
+
+def _first_wrong_field(kind: type[Any], checks: tuple[_Check, ...], parts: tuple[Any, ...]) -> str:
+    # Looked for once something is wrong, so that a good frame pays nothing for it.
+    for field, check, part in zip(fields(kind), checks, parts, strict=True):
+        try:
+            check(part)
+        except FrameError:
+            return f".{field.name}"
+    return ""
 
 
 def _field_checks(kind: type[Any]) -> tuple[_Check, ...]:
@@ -222,11 +233,16 @@ def _mapping_of(key: Any, value: Any) -> _Check:
 
 
 def _enum_of(kind: type[enum.Enum]) -> _Check:
+    travels_as = type(next(iter(kind)).value)
+
     def check(value: Any) -> Any:
+        if type(value) is not travels_as:
+            # 1.0 and True equal 1, and would pass for it.
+            raise FrameError(f"{type(value).__name__} where a {kind.__name__} belongs")
         try:
             return kind(value)
         except ValueError:
-            raise FrameError(f"{value!r} is no {kind.__name__}") from None
+            raise FrameError(f"{value!r:.40} is no {kind.__name__}") from None
 
     return check
 
@@ -238,3 +254,10 @@ def _record_of(kind: type[Any]) -> _Check:
         return _build(kind, value)
 
     return check
+
+
+def warm_up() -> None:
+    """Derives the checks of all frames now, so that processes forked later share them."""
+    for kind in _registry.values():
+        _unpackers.setdefault(kind, _field_checks(kind))
+        _packers.setdefault(kind, _list_packer(kind))
