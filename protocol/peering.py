@@ -109,16 +109,15 @@ class PeerTable:
 
     def accepted(self, endpoint: str, link: int, now: float) -> None:
         """A connection from outside became link `link`."""
-        peer = Peer(endpoint, Kind.INBOUND, now, None, State.ALIVE, link, connected=now)
-        self._peers[endpoint] = peer
-        self._by_link[link] = peer
+        self._let_in(Peer(endpoint, Kind.INBOUND, now, None, State.ALIVE, link, connected=now))
 
     def kept(self, endpoint: str, link: int, outbound: bool, now: float, age: float) -> None:
         """Link `link` has been up for `age` seconds already: this table is new, not the connection."""
         peer = self._peers.get(endpoint) if outbound else None
         if peer is None:
             # A peer that was removed while nobody kept the table stays as a guest until its connection ends.
-            peer = self._peers[endpoint] = Peer(endpoint, Kind.INBOUND, now - age, None)
+            self._let_in(Peer(endpoint, Kind.INBOUND, now - age, None, State.ALIVE, link, connected=now - age))
+            return
         peer.due = None
         peer.state = State.ALIVE
         peer.link = link
@@ -179,7 +178,8 @@ class PeerTable:
         self._move(peer, Saw.BROKE)
         peer.link = 0
         if peer.kind is Kind.INBOUND:
-            del self._peers[peer.endpoint]
+            if self._peers.get(peer.endpoint) is peer:
+                del self._peers[peer.endpoint]
         elif peer.connected is not None and now - peer.connected < SHORTEST_LIFE_SECONDS:
             self._pause(peer, reason, now, spread)
         else:
@@ -194,6 +194,15 @@ class PeerTable:
         if peer is not None:
             peer.received_octets += received_octets
             peer.sent_octets += sent_octets
+
+    def _let_in(self, guest: Peer) -> None:
+        self._by_link[guest.link] = guest
+        known = self._peers.get(guest.endpoint)
+        if known is None or known.kind is Kind.INBOUND:
+            # The same address and port again: the older connection is dead, even if its link does not know yet.
+            self._peers[guest.endpoint] = guest
+        # Else it comes from the port we dial. The reference forgets then that it was told to dial (wire spec 6.3, Q11);
+        # here what was configured stays, and the guest is a link that is not listed.
 
     @staticmethod
     def _move(peer: Peer, saw: Saw) -> None:
