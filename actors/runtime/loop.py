@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -136,13 +137,15 @@ class Loop:
         return entry[0] if entry is not None else 0
 
     def _wait_ms(self) -> int | None:
+        if self._deferred:
+            return 0
         timers = self._timers
         while timers and timers[0][2].cancelled:
             heapq.heappop(timers)
         if not timers:
             return None
         # Rounded up: a wait that ends a fraction too early would spin until the timer is due.
-        return max(0, int((timers[0][0] - self.now()) * 1000) + 1)
+        return max(0, math.ceil((timers[0][0] - self.now()) * 1000))
 
     def _fire_due(self) -> None:
         timers = self._timers
