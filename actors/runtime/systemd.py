@@ -18,7 +18,9 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_seconds = _watchdog(variables)
         if address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            # Never blocks: a manager that hangs must not stop the node.
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._socket = socket.socket(socket.AF_UNIX, kind)
 
     def fileno(self) -> int | None:
         """The descriptor, or None where nobody listens."""
@@ -54,6 +56,6 @@ class Notifier:
 
 def _watchdog(variables: MutableMapping[str, str]) -> float | None:
     text, pid = variables.pop("WATCHDOG_USEC", ""), variables.pop("WATCHDOG_PID", "")
-    if not text.isdigit() or (pid and pid != str(os.getpid())):
+    if not text.isdecimal() or (pid and pid != str(os.getpid())):
         return None
     return int(text) / 1_000_000
