@@ -79,6 +79,7 @@ class Channel:
                 raise ChannelClosed from None
             descriptors = _descriptors(ancillary)
             if not data:
+                close_all(descriptors)
                 raise ChannelClosed
             try:
                 message = unpack(data)

@@ -42,9 +42,15 @@ class Gauges:
 
 
 def proportional_kib(pid: int | str) -> int:
-    """Proportional set size of a process in KiB: its own pages and its share of those it has in common with others."""
-    with Path(f"/proc/{pid}/smaps_rollup").open(encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
+    """Proportional set size of a process in KiB: its own pages and its share of those it has in common with others.
+
+    0 where the kernel doesn't tell: a figure for people is no reason to die.
+    """
+    try:
+        with Path(f"/proc/{pid}/smaps_rollup").open(encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1])
+    except OSError:
+        return 0
     return 0

@@ -53,7 +53,10 @@ class MemoryFile:
         os.ftruncate(self._descriptor, self._end)
 
     def append(self, records: Iterable[bytes]) -> None:
-        """Adds records behind the others."""
+        """Adds records behind the others.
+
+        Raises `ValueError` on one of more than `MAX_RECORD` bytes, which no successor would read.
+        """
         data = b"".join(_framed(record) for record in records)
         os.pwrite(self._descriptor, data, self._end)
         self._end += len(data)
@@ -76,4 +79,6 @@ class MemoryFile:
 
 
 def _framed(record: bytes) -> bytes:
+    if len(record) > MAX_RECORD:
+        raise ValueError(f"a record of {len(record)} bytes in a memory file, at most {MAX_RECORD}")
     return _HEAD.pack(len(record), zlib.crc32(record)) + record
