@@ -183,7 +183,7 @@ def find_instance(name: str | None) -> Path:
     Raises `NoInstance`, naming the choices.
     """
     root = runtime_root()
-    _check_owner(root)
+    check_owner(root)
     if name is not None:
         folder = root / instance_name(name)
         if not _lives(folder):
@@ -209,7 +209,8 @@ def _living(root: Path) -> list[Path]:
     return [folder for folder in folders if _lives(folder)]
 
 
-def _check_owner(root: Path) -> None:
+def check_owner(root: Path) -> None:
+    """Raises `NoInstance` where somebody else made the folder that should hold this user's nodes."""
     if os.geteuid() == 0:
         # Only root can have made /run/septate, for whichever user the service runs as.
         return

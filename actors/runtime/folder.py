@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Final
 
-from actors.runtime.asking import LOCK_FILE, NoInstance, instance_name, runtime_root
+from actors.runtime.asking import LOCK_FILE, NoInstance, check_owner, instance_name, runtime_root
 
 SOCKET_PATH_BYTES: Final = 107
 """sun_path of unix(7), less the final zero."""
 _LONGEST_NAME: Final = "link-4294967295.events"
 _MOST_INSTANCES: Final = 64
+_LONGEST_DEFAULT: Final = 60
+_NOT_IN_A_NAME: Final = re.compile(r"^[.-]|[^A-Za-z0-9_.-]")
 
 
 class FolderError(Exception):
@@ -40,12 +43,15 @@ class RuntimeFolder:
         Raises `FolderError`.
         """
         base = base_folder()
+        plain = _folder_name(default)
         try:
             base.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+            if base == runtime_root():
+                check_owner(base)
             names = (
                 [instance_name(instance)]
                 if instance
-                else [default, *(f"{default}-{n}" for n in range(2, _MOST_INSTANCES))]
+                else [plain, *(f"{plain}-{n}" for n in range(2, _MOST_INSTANCES + 1))]
             )
             for name in names:
                 claimed = cls._claim(base / name)
@@ -90,3 +96,8 @@ class RuntimeFolder:
         """Removes the folder with all that lies in it, and lets go of it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _folder_name(text: str) -> str:
+    # The name of a device may hold what leads out of the base folder; what lies in a claimed one is removed.
+    return _NOT_IN_A_NAME.sub("_", text)[:_LONGEST_DEFAULT]
