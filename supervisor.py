@@ -33,7 +33,7 @@ from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_al
 from actors.runtime.figures import proportional_kib
 from actors.runtime.folder import FolderError, RuntimeFolder
 from actors.runtime.systemd import Notifier
-from protocol.codec import FrameError
+from protocol.codec import FrameError, warm_up
 from protocol.frames import (
     SCHEMA,
     ActorList,
@@ -131,6 +131,7 @@ class Supervisor:
         self._catch_signals()
         device, descriptors = self._set_up()
         surroundings = self._around = self._surroundings(device, descriptors)
+        warm_up()
         # What is alive now is shared with every child for good: the collector must not write into it.
         gc.collect()
         gc.freeze()

@@ -30,6 +30,7 @@ from typing import Final
 import zmq
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.pages import untouched
 from actors.runtime.runs import Runs
 from actors.runtime.table import TableFollower
 from protocol.codec import Payload
@@ -139,7 +140,7 @@ class Link:
         self._socket = socket.socket(fileno=config.connection)
         self._name, self._static_cost = _describe(self._socket)
         _tune(self._socket)
-        self._decoder = StreamDecoder(READ_BYTES)
+        self._decoder = StreamDecoder(memory=untouched(READ_BYTES))
         self._queue = SendQueue()
         self._waiting = WaitingPackets()
         self._flows: dict[bytes, _Flow] = {}

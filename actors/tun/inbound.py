@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.pages import untouched
 from actors.tun.device import Device
 from protocol.forwarding import ForwardingTable
 from protocol.frames import Arrived, Direction, PacketsSeen, Resolve, lengths_of
@@ -57,7 +58,7 @@ class Inbound:
         self._sources: dict[bytes, Remote] = {}
         self._waiting = WaitingPackets()
         self._coalescer = Coalescer(udp=udp_offload)
-        self._memory = memoryview(bytearray(MEMORY_BYTES))
+        self._memory = untouched(MEMORY_BYTES)
         runtime.gauges.queue("unopened_packets", lambda: len(self._waiting))
 
     # --- the path ---------------------------------------------------------------------------------------------------

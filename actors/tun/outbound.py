@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.pages import untouched
 from actors.runtime.runs import Runs
 from actors.tun.device import Device
 from protocol.codec import pack
@@ -92,8 +93,8 @@ class Outbound:
         self._remotes = remotes
         self._table = table
         self._router = router
-        self._memory = memoryview(bytearray(MEMORY_BYTES))
-        self._scratch = memoryview(bytearray(LARGEST_READ))
+        self._memory = untouched(MEMORY_BYTES)
+        self._scratch = untouched(LARGEST_READ)
         self._header = bytearray(HEADER_LENGTH)
         self._flows: dict[bytes, _Flow] = {}
         self._used: set[bytes] = set()
