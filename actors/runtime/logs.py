@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import logging
 import os
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -34,7 +35,7 @@ def configure(level: str, form: LogFormat) -> None:
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
         cache_logger_on_first_use=True,
     )
 
@@ -43,6 +44,17 @@ def get(target: str) -> Log:
     """The log of one process or part; `target` stands in every line."""
     log: Log = structlog.get_logger().bind(target=target)
     return log
+
+
+class _StandardError:
+    """Takes whole lines. A terminal or a reader that has gone away is no reason to stop routing."""
+
+    def write(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 class _Compact:
@@ -56,7 +68,7 @@ class _Compact:
             word = f"{_COLOURS.get(level, '')}{word}{_RESET}"
         message = event.pop("event")
         tail = "".join(f" {name}={_quoted(value)}" for name, value in event.items())
-        return f"{_timestamp()} {word} {target}: {message}{tail}"
+        return f"{_timestamp()} {word} {target}: {_printable(message)}{tail}"
 
 
 class _Logfmt:
@@ -75,10 +87,13 @@ def _timestamp() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _quoted(value: object) -> str:
-    text = str(value)
+def _printable(value: object) -> str:
     # A peer chooses some of what is logged: no control character of its may reach a terminal or start a new line.
-    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
+
+
+def _quoted(value: object) -> str:
+    text = _printable(value)
     if text and not any(letter in text for letter in " \"'="):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
