@@ -11,6 +11,7 @@ It stays one thread, without a ZeroMQ context and without a secret, because ever
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -276,7 +277,7 @@ class Supervisor:
 
         def on_signal() -> None:
             for number in reader.recv(64):
-                self._stopping = signal.Signals(number).name
+                self._stopping = _signal_name(number)
 
         self._selector.register(reader, selectors.EVENT_READ, on_signal)
 
@@ -367,7 +368,9 @@ class Supervisor:
     def _kill(self, child: Child, reason: str) -> None:
         child.end_reason = reason
         self._log.error(f"{child.name} {reason}: killed")
-        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        # What it said may have been its last words.
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
     def _look_after_all(self) -> None:
         now = time.monotonic()
@@ -391,7 +394,7 @@ class Supervisor:
                 self._kill(child, f"speaks schema {message.schema}, not {SCHEMA}")
             case Hello():
                 pass
-            case Ready():
+            case Ready() if child.policy.life in (Life.STARTING, Life.STOPPING):
                 child.policy.serves()
                 self._announce()
             case OpenSocket():
@@ -497,6 +500,14 @@ class Supervisor:
 
 def _how_it_ended(status: int) -> str:
     if os.WIFSIGNALED(status):
-        return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        return f"was killed by {_signal_name(os.WTERMSIG(status))}"
     code = os.waitstatus_to_exitcode(status)
     return f"ended with code {code}" if code else "ended"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Most real-time signals have none.
+        return f"signal {number}"
