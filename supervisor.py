@@ -147,9 +147,8 @@ class Supervisor:
         return 0
 
     def _set_up(self) -> tuple[DeviceReady, list[int]]:
-        config = setup.SetupConfig(
-            self._config.key_file, self._config.tun_name if self._config.tun else None, births.MTU
-        )
+        tun_name = self._config.tun_name if self._config.tun else None
+        config = setup.SetupConfig(self._config.key_file, self._config.make_key_folder, tun_name, births.MTU)
         pid, channel = fork_once(lambda end: setup.main(end, config), "setup")
         waiting = selectors.DefaultSelector()
         waiting.register(channel, selectors.EVENT_READ)

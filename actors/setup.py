@@ -13,14 +13,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from actors.runtime.channel import Channel
 from protocol.frames import DeviceFailed, DeviceReady
-from protocol.mycelium.identity import KEY_BYTES, KeyFileError, address_of, public_key, read_secret
+from protocol.mycelium.identity import KEY_BYTES, KeyFileError, address_of, public_key
+from septate import keyfile
 
 OVERLAY_PREFIX_BITS: Final = 7
 GSO_MAX_BYTES: Final = 65_000
@@ -30,7 +30,6 @@ _TUNSETOFFLOAD: Final = 0x400454D0
 _TUN_F_CSUM_TSO: Final = 0x01 | 0x02 | 0x04
 _TUN_F_TSO_ECN: Final = 0x08
 _TUN_F_USO: Final = 0x20 | 0x40
-_KEY_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,8 @@ class SetupConfig:
 
     key_file: Path
     """32 raw bytes; made if missing."""
+    make_key_folder: bool
+    """Whether its folder may be made, too: for the default path only."""
     tun_name: str | None
     """The device; None for a node without one."""
     mtu: int
@@ -53,7 +54,7 @@ def main(channel: Channel, config: SetupConfig) -> None:
     """Does the work and reports."""
     warnings: list[str] = []
     try:
-        public = public_key(load_or_create_key(config.key_file, warnings))
+        public = public_key(load_or_create_key(config, warnings))
         if config.tun_name is None:
             channel.send(DeviceReady(public, False, tuple(warnings)))
             return
@@ -65,52 +66,21 @@ def main(channel: Channel, config: SetupConfig) -> None:
     channel.send(DeviceReady(public, bool(offload & _TUN_F_USO), tuple(warnings)), (device,))
 
 
-def load_or_create_key(path: Path, warnings: list[str]) -> bytes:
-    """The secret key in `path`, or a new one, saved there with mode 0600.
+def load_or_create_key(config: SetupConfig, warnings: list[str]) -> bytes:
+    """The secret key in the file, or a new one, saved there so that nobody else may read it.
 
-    Raises `SetupError`, or `KeyFileError` where the file holds no key.
+    Raises `KeyFileError`.
     """
+    path = config.key_file
     try:
-        content = path.read_bytes()
-        mode = stat.S_IMODE(path.stat().st_mode)
+        secret = keyfile.load(path)
     except FileNotFoundError:
+        secret = os.urandom(KEY_BYTES)
+        keyfile.create(path, secret, make_folder=config.make_key_folder)
         warnings.append(f"no key file {path}: made a new key, and so a new address")
-        return create_key(path)
-    except OSError as error:
-        raise SetupError(f"cannot read the key file {path}: {error.strerror}; check its owner and mode") from error
-    if mode & stat.S_IRWXO:
-        warnings.append(f"the key file {path} may be read by everybody (mode {mode:04o}): chmod 600 it")
-    try:
-        return read_secret(content)
-    except KeyFileError as error:
-        raise SetupError(f"{path}: {error}") from error
-
-
-def create_key(path: Path, *, overwrite: bool = False) -> bytes:
-    """Writes a new key that never was readable by others, all of it or nothing.
-
-    Raises `SetupError`.
-    """
-    secret = os.urandom(KEY_BYTES)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _KEY_MODE)
-        try:
-            os.write(descriptor, secret)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if overwrite:
-            draft.replace(path)
-        else:
-            # Unlike a rename, a link does not replace a key that appeared meanwhile.
-            os.link(draft, path)
-            draft.unlink()
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise SetupError(f"cannot write the key file {path}: {error.strerror}; check the folder") from error
+        return secret
+    if keyfile.readable_by_others(path):
+        warnings.append(f"everybody may read the key file {path}: chmod 600 it")
     return secret
 
 
