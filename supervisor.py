@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import resource
 import selectors
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -64,8 +66,15 @@ START_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 1.2
 """Then those who did not stop by themselves are killed."""
 MAX_LINKS: Final = 512
+MOST_DESCRIPTORS: Final = 8192
+"""Two for each process, and what is on its way; the usual 1024 end at half of `MAX_LINKS`."""
+FRAMES_PER_TURN: Final = 64
+"""A child that floods us gets this many frames per round before everybody else has a turn."""
 BACKLOG: Final = 512
 ROWS_PER_PART: Final = 16
+MOST_PARTS: Final = 256
+"""Parts of answers that wait for one child; who asks on without reading gets no more."""
+ANSWER_PAUSE_SECONDS: Final = 0.01
 
 
 @dataclass(slots=True)
@@ -83,6 +92,8 @@ class Child:
     last_sign: float = 0.0
     end_reason: str = ""
     figures: Figures = field(default_factory=lambda: Figures(0.0, 0, {}, {}))
+    answers: deque[ActorList] = field(default_factory=deque)
+    """What its channel could not take yet."""
 
     @property
     def name(self) -> str:
@@ -130,6 +141,7 @@ class Supervisor:
     def run(self) -> int:
         """Runs the node; raises `SetupError` where it can't start."""
         self._catch_signals()
+        _allow_descriptors()
         device, descriptors = self._set_up()
         surroundings = self._around = self._surroundings(device, descriptors)
         warm_up()
@@ -283,20 +295,23 @@ class Supervisor:
     # --- children ---------------------------------------------------------------------------------------------------
 
     def _start(self, child: Child) -> None:
-        now = time.monotonic()
-        child.pid, child.channel = child.birth.fork()
-        child.pidfd = os.pidfd_open(child.pid)
-        child.started = child.last_sign = now
+        child.started = child.last_sign = time.monotonic()
         self._children[child.name] = child
+        try:
+            child.pid, child.channel = child.birth.fork()
+        except OSError as error:
+            self._ended(child, f"cannot be started: {error.strerror}", failed=True)
+            return
+        child.pidfd = os.pidfd_open(child.pid)
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_death(child))
         self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._on_frames(child))
 
-    def _on_frames(self, child: Child) -> None:
+    def _on_frames(self, child: Child, most: int | None = FRAMES_PER_TURN) -> None:
         channel = child.channel
         if channel is None:
             return
         try:
-            for message, descriptors in channel.receive():
+            for message, descriptors in itertools.islice(channel.receive(), most):
                 self._handle(child, message, descriptors)
         except ChannelClosed:
             # Its pidfd tells the rest of the story.
@@ -307,12 +322,15 @@ class Supervisor:
     def _on_death(self, child: Child) -> None:
         _, status = os.waitpid(child.pid, 0)
         # The last words of a process may still wait in its channel.
-        self._on_frames(child)
+        self._on_frames(child, most=None)
         self._let_go(child)
         reason = child.end_reason or _how_it_ended(status)
         child.end_reason = ""
+        self._ended(child, reason, failed=status != 0)
+
+    def _ended(self, child: Child, reason: str, *, failed: bool) -> None:
         if child.link is not None:
-            self._link_ended(child, reason, status)
+            self._link_ended(child, reason, failed=failed)
             return
         pause = child.policy.died()
         if child.policy.life is Life.ENDED:
@@ -331,11 +349,11 @@ class Supervisor:
             child.policy.again()
             self._start(child)
 
-    def _link_ended(self, child: Child, reason: str, status: int) -> None:
+    def _link_ended(self, child: Child, reason: str, *, failed: bool) -> None:
         del self._children[child.name]
         if child.link is None or self._stopping:
             return
-        if status:
+        if failed:
             self._log.warning(f"{child.name} {reason}", peer=child.link.endpoint)
         for name in ("router", "peers"):
             self._tell(name, LinkGone(child.link.link, reason))
@@ -348,6 +366,7 @@ class Supervisor:
             self._forget(child.channel)
             child.channel.close()
             child.channel = None
+        child.answers.clear()
 
     def _forget(self, channel: Channel) -> None:
         if channel in self._selector.get_map():
@@ -398,8 +417,8 @@ class Supervisor:
                 self._announce()
             case OpenSocket():
                 self._open_socket(child, message)
-            case SpawnLink() if len(descriptors) == 1 and self._around is not None:
-                self._spawn_link(child, self._around, message, descriptors.pop())
+            case SpawnLink() if self._around is not None:
+                self._spawn_link(child, self._around, message, descriptors)
             case EndLink():
                 self._end_link(message)
             case AskActors():
@@ -437,16 +456,23 @@ class Supervisor:
                 reason = "cannot set --firewall-mark: permission denied; CAP_NET_ADMIN is needed"
             self._tell(child.name, SocketOpened(message.token, reason))
 
-    def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, connection: int) -> None:
-        name = births.link_name(message.link)
-        if self._count_links() >= MAX_LINKS or name in self._children or self._stopping:
-            os.close(connection)
-            self._tell(child.name, LinkGone(message.link, f"refused: {MAX_LINKS} links run already"))
+    def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, descriptors: list[int]) -> None:
+        if refusal := self._why_no_link(message, descriptors):
+            self._tell(child.name, LinkGone(message.link, f"refused: {refusal}"))
             return
         self._next_link = max(self._next_link, message.link + 1)
-        self._start(Child(births.link(surroundings, message, connection), message))
-        # The connection ends with its process: a copy here would keep it open.
-        os.close(connection)
+        # The connection ends with its process: our copy is closed behind this.
+        self._start(Child(births.link(surroundings, message, descriptors[0]), message))
+
+    def _why_no_link(self, message: SpawnLink, descriptors: list[int]) -> str:
+        if len(descriptors) != 1:
+            # The kernel drops what finds no room in our table.
+            return "no descriptor is free"
+        if self._count_links() >= MAX_LINKS:
+            return f"{MAX_LINKS} links run already"
+        if self._stopping:
+            return "the node stops"
+        return "its number is taken" if births.link_name(message.link) in self._children else ""
 
     def _end_link(self, message: EndLink) -> None:
         child = self._children.get(births.link_name(message.link))
@@ -454,10 +480,27 @@ class Supervisor:
             self._end(child, message.reason)
 
     def _list_actors(self, asker: Child, token: int) -> None:
+        if len(asker.answers) > MOST_PARTS:
+            return
         rows = [self._own_row(), *(self._row(child) for child in self._children.values())]
+        idle = not asker.answers
         for start in range(0, len(rows), ROWS_PER_PART):
             part = tuple(rows[start : start + ROWS_PER_PART])
-            self._tell(asker.name, ActorList(token, part, start + ROWS_PER_PART < len(rows)))
+            asker.answers.append(ActorList(token, part, start + ROWS_PER_PART < len(rows)))
+        if idle:
+            self._send_answers(asker)
+
+    def _send_answers(self, asker: Child) -> None:
+        # Hundreds of links are more rows than a channel holds.
+        while asker.answers and asker.channel is not None:
+            try:
+                asker.channel.send(asker.answers[0])
+            except ChannelFull:
+                self._after(ANSWER_PAUSE_SECONDS, lambda: self._send_answers(asker))
+                return
+            except ChannelClosed:
+                return
+            asker.answers.popleft()
 
     def _row(self, child: Child) -> ActorRow:
         start, figures = child.birth.start, child.figures
@@ -495,6 +538,11 @@ class Supervisor:
         except ChannelClosed:
             # It died this moment; its pidfd will say so.
             return
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_DESCRIPTORS)), hard))
 
 
 def _how_it_ended(status: int) -> str:

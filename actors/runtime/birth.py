@@ -43,10 +43,18 @@ class Birth(Generic[T]):
     dumpable: bool = True
 
     def fork(self) -> tuple[int, Channel]:
-        """Starts the child; returns its pid and our end of its channel."""
+        """Starts the child; returns its pid and our end of its channel.
+
+        Raises `OSError` where there is no room for another process or descriptor.
+        """
         ours, theirs = Channel.pair()
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if pid == 0:
             self._live(theirs, parent)
         theirs.close()
