@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import zmq
 
 from actors.runtime import logs
-from actors.runtime.channel import Channel, ChannelClosed, close_all
+from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
 from actors.runtime.figures import Gauges
 from actors.runtime.loop import Loop
 from protocol.codec import FrameError, pack, topic, unpack
@@ -196,7 +196,11 @@ class Runtime:
         return f"ipc://{self.start.run / name}"
 
     def _beat(self) -> None:
-        self.tell_supervisor(Heartbeat(self.gauges.figures()))
+        try:
+            self.tell_supervisor(Heartbeat(self.gauges.figures()))
+        except ChannelFull:
+            # A supervisor that was stopped for minutes finds us at work.
+            self.counters["heartbeats.unread"] += 1
 
     def _on_channel(self, _events: int) -> None:
         for message, descriptors in self._channel.receive():
