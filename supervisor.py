@@ -12,7 +12,6 @@ It stays one thread, without a ZeroMQ context and without a secret, because ever
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import itertools
 import os
@@ -27,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import actors.births as births
-from actors import setup
+from actors import openings, setup
 from actors.births import Surroundings
 from actors.peers import KeptLink
 from actors.runtime import logs
@@ -66,11 +65,8 @@ START_SECONDS: Final = 15.0
 STOP_SECONDS: Final = 1.2
 """Then those who did not stop by themselves are killed."""
 MAX_LINKS: Final = 512
-MOST_DESCRIPTORS: Final = 8192
-"""Two for each process, and what is on its way; the usual 1024 end at half of `MAX_LINKS`."""
 FRAMES_PER_TURN: Final = 64
 """A child that floods us gets this many frames per round before everybody else has a turn."""
-BACKLOG: Final = 512
 ROWS_PER_PART: Final = 16
 MOST_PARTS: Final = 256
 """Parts of answers that wait for one child; who asks on without reading gets no more."""
@@ -141,7 +137,7 @@ class Supervisor:
     def run(self) -> int:
         """Runs the node; raises `SetupError` where it can't start."""
         self._catch_signals()
-        _allow_descriptors()
+        openings.allow_descriptors()
         device, descriptors = self._set_up()
         surroundings = self._around = self._surroundings(device, descriptors)
         warm_up()
@@ -181,16 +177,17 @@ class Supervisor:
             os.waitpid(pid, 0)
 
     def _surroundings(self, device: DeviceReady, descriptors: list[int]) -> Surroundings:
+        config = self._config
         return Surroundings(
-            config=self._config,
+            config=config,
             run=self._folder.path,
             public_key=device.public_key,
             tun=descriptors[0] if descriptors else -1,
             udp_offload=device.udp_offload,
             router_memory=os.memfd_create("septate-router", os.MFD_CLOEXEC),
             peers_memory=os.memfd_create("septate-peers", os.MFD_CLOEXEC),
-            listener=self._listen_for_peers(),
-            api=self._listen_for_api(),
+            listener=openings.listen_for_peers(config.tcp_listen_port, config.firewall_mark, self._log),
+            api=openings.listen_for_api(*config.api_addr, self._log),
             started_at=time.time(),
             kept_links=self._kept_links,
             next_link=lambda: self._next_link,
@@ -203,42 +200,6 @@ class Supervisor:
             for child in self._children.values()
             if child.link is not None
         )
-
-    def _listen_for_peers(self) -> int:
-        port = self._config.tcp_listen_port
-        try:
-            listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            self._mark(listener)
-            listener.bind(("::", port))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            self._log.error(
-                f"cannot listen for peers on TCP port {port}: {error.strerror}; this node only dials. "
-                "Choose another --tcp-listen-port"
-            )
-            return -1
-        return listener.detach()
-
-    def _listen_for_api(self) -> int:
-        host, port = self._config.api_addr
-        try:
-            listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            self._log.error(
-                f"cannot serve the API on {host} port {port}: {error.strerror}; this node runs without it. "
-                "Choose another --api-addr"
-            )
-            return -1
-        return listener.detach()
-
-    def _mark(self, target: socket.socket) -> None:
-        if self._config.firewall_mark is not None:
-            target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._config.firewall_mark)
 
     def _stop_all(self) -> None:
         self._notifier.stopping()
@@ -445,16 +406,11 @@ class Supervisor:
         return sum(child.link is not None for child in self._children.values())
 
     def _open_socket(self, child: Child, message: OpenSocket) -> None:
-        family = socket.AF_INET6 if message.ipv6 else socket.AF_INET
         try:
-            with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as opened:
-                self._mark(opened)
+            with openings.socket_to_dial_with(message.ipv6, self._config.firewall_mark) as opened:
                 self._tell(child.name, SocketOpened(message.token, ""), (opened.fileno(),))
-        except OSError as error:
-            reason = f"cannot open a socket: {error.strerror}"
-            if error.errno == errno.EPERM:
-                reason = "cannot set --firewall-mark: permission denied; CAP_NET_ADMIN is needed"
-            self._tell(child.name, SocketOpened(message.token, reason))
+        except openings.OpeningError as error:
+            self._tell(child.name, SocketOpened(message.token, str(error)))
 
     def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, descriptors: list[int]) -> None:
         if refusal := self._why_no_link(message, descriptors):
@@ -538,11 +494,6 @@ class Supervisor:
         except ChannelClosed:
             # It died this moment; its pidfd will say so.
             return
-
-
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_DESCRIPTORS)), hard))
 
 
 def _how_it_ended(status: int) -> str:
