@@ -13,7 +13,8 @@ from typing import Final
 from actors.runtime.logs import Log
 
 BACKLOG: Final = 512
-MOST_DESCRIPTORS: Final = 65_536
+MOST_DESCRIPTORS: Final = 8192
+"""The usual 1024 would end the node at a few hundred peers."""
 
 
 class OpeningError(Exception):
