@@ -42,7 +42,7 @@ _numbers: dict[type[Any], int] = {}
 def frame(number: int) -> Callable[[type[_T]], type[_T]]:
     """Declares the frame type `number` (0…127).
 
-    Raises `TypeError` where two types claim one number or a type has more than 14 fields.
+    Raises `TypeError` where two types claim one number, or a type has more than 14 fields or one that can't travel.
     """
 
     def declare(cls: type[_T]) -> type[_T]:
@@ -51,6 +51,7 @@ def frame(number: int) -> Callable[[type[_T]], type[_T]]:
             raise TypeError(f"frame number {number:#x} of {cls.__name__} is taken or out of range")
         if len(fields(made)) > MAX_FIELDS:  # type: ignore[arg-type]
             raise TypeError(f"{cls.__name__} has more than {MAX_FIELDS} fields")
+        _unpackers[made] = _field_checks(made)
         _registry[number] = made
         _numbers[made] = number
         return made
