@@ -226,6 +226,15 @@ def test_a_link_that_goes_twice_goes_once() -> None:
     assert rig.count("links_down") == 1
 
 
+def test_a_link_that_is_reported_gone_again_leaves_the_hold_time_alone() -> None:
+    rig = Rig.make(links=1)
+    rig.hear(1, ANNA.update())
+    rig.down(1)
+    rig.down(1)
+
+    assert rig.state(ANNA.prefix) is RouteState.UNREACHABLE
+
+
 def test_when_a_peer_dies_another_route_takes_over_and_is_announced() -> None:
     rig = Rig.make(links=3)
     rig.hear(1, ANNA.update(metric=10))

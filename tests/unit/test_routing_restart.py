@@ -297,18 +297,52 @@ def test_links_that_are_all_gone_end_the_restart() -> None:
     successor.down(2)
 
     assert list(successor.router.published()) == []
-    assert successor.router.next_deadline() is not None
-    assert successor.router._restart is None
+    assert successor.router._restart.next_deadline() is None
 
 
-def test_a_link_that_never_comes_back_is_forgotten_by_the_journal() -> None:
+def test_a_link_that_does_not_come_back_is_forgotten_by_the_journal() -> None:
     _, records = busy_rig()
     successor = restart(records)
     successor.up(2)
-    successor.wait(2.1)
+    successor.down(1)
 
     assert LinkCost(1, None) in successor.take_records()
     assert state_of(list(successor.router.snapshot())).link_costs == {2: 900}
+
+
+def test_a_neighbour_whose_link_comes_up_late_hears_what_was_taken_back() -> None:
+    _, records = busy_rig()
+    successor = restart(records)
+    successor.down(1)
+
+    successor.up(2)
+
+    taken_back = {update.prefix for update in successor.take_updates()[2] if update.metric == INFINITE}
+    assert taken_back == {ANNA.prefix, NEIGHBOUR_1.prefix}
+
+
+def test_a_neighbour_whose_link_comes_up_after_the_restart_hears_only_what_is_still_lost() -> None:
+    _, records = busy_rig()
+    successor = restart(records)
+    successor.up(1)
+    successor.wait(2.1)
+    successor.hear(1, BERT.update(metric=7, seqno=1))
+    successor.take()
+
+    successor.up(2)
+
+    taken_back = {update.prefix for update in successor.take_updates()[2] if update.metric == INFINITE}
+    assert taken_back == {ANNA.prefix, NEIGHBOUR_1.prefix, NEIGHBOUR_2.prefix}
+
+
+def test_a_new_link_after_a_restart_has_nothing_to_be_told() -> None:
+    _, records = busy_rig()
+    successor = restart(records)
+    successor.down(1)
+
+    successor.up(3)
+
+    assert successor.take_updates() == {3: [ME.update(0, seqno=1)]}
 
 
 def test_a_retraction_by_the_old_next_hop_counts_at_once() -> None:

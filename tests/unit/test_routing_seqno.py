@@ -295,6 +295,17 @@ def test_the_same_request_is_not_forwarded_again_for_a_minute() -> None:
     assert [at for at, _ in rig.take_timed(SeqnoRequest)] == [100.0, 160.0]
 
 
+def test_a_request_that_went_elsewhere_before_is_forwarded_to_the_next_hop_there_is_now() -> None:
+    rig = Rig.make(links=3)
+    rig.hear(1, ANNA.update(metric=7), ANNA.update(INFINITE))
+    assert rig.take_seqno_requests() == {1: [request(ANNA, 1)]}
+    rig.hear(2, ANNA.update(metric=6))
+
+    rig.hear(3, request(ANNA, 1))
+
+    assert rig.take_seqno_requests() == {2: [request(ANNA, 1, hop_count=63)]}
+
+
 def test_requests_for_prefixes_outside_the_overlay_are_denied() -> None:
     rig = Rig.make(links=2)
 

@@ -116,12 +116,6 @@ class Links:
             self.everyone = frozenset(self._links)
         return gone
 
-    def forget_known_costs(self) -> list[int]:
-        """Drops what a predecessor measured of links that have not come up again; their ids."""
-        links = list(self._known_costs)
-        self._known_costs.clear()
-        return links
-
     def known_costs(self) -> dict[int, int]:
         """Link → smoothed cost of all links, those that have not come up again included."""
         return self._known_costs | {link.id: link.smoothed for link in self}

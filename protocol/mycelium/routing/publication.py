@@ -1,14 +1,13 @@
-"""The published forwarding table: what data actors were told, and how that outlives a restart of the router.
+"""The published forwarding table: what data actors were told of each prefix, and what the journal knows of that.
 
-After a restart the old table stays published while its routes are asked for again. A route that is learned replaces the
-old one at once; what is not learned is taken back when the phase ends: once every link that was up before has repeated
-its routes, which end with its own prefix (wire spec 7.9), or after 2 s.
+After a restart the predecessor's table stays published; its entries are *unconfirmed* until a route is chosen for them
+or they are released (`restart.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Final
 
@@ -17,9 +16,6 @@ from protocol.mycelium.routing.events import Event, RouteChanged, Saved
 from protocol.mycelium.routing.routes import RoutingError
 from protocol.mycelium.routing.state import NOT_PUBLISHED, Published, published_record
 from protocol.prefix import Prefix
-
-RESTART_PATIENCE: Final = 2.0
-"""Seconds that the old table stays without being confirmed."""
 
 
 class Turn(IntEnum):
@@ -127,27 +123,3 @@ class Publisher:
     def release(self, prefix: Prefix) -> None:
         """Lets an unconfirmed prefix move like any other."""
         del self._unconfirmed[prefix]
-
-
-class RestartPhase:
-    """When the links that were up before the restart have all told what they know."""
-
-    def __init__(self, links: Iterable[int], now: float) -> None:
-        self._unheard = set(links)
-        self._deadline = now + RESTART_PATIENCE if self._unheard else now
-        self._over = False
-
-    def heard(self, link: int) -> None:
-        """The neighbour on `link` has repeated its routes, or the link is gone."""
-        self._unheard.discard(link)
-
-    def ends(self, now: float) -> bool:
-        """Whether the phase ends now; true once."""
-        if self._over or (self._unheard and now < self._deadline):
-            return False
-        self._over = True
-        return True
-
-    def next_deadline(self) -> float | None:
-        """When the phase ends at the latest, `None` once it is over."""
-        return None if self._over else self._deadline

@@ -9,15 +9,15 @@ This file routes calls and timers to the parts that know the rules:
     resolution       routes on demand                                                (7.9)
     starvation       newer sequence numbers on demand                                (7.15)
     publication      what data actors and the journal are told
+    restart          what becomes of a predecessor's table and promises
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from protocol.frames import RouteState
 from protocol.mycelium.identity import router_id_key
 from protocol.mycelium.routing.announcements import Announcer, forget_source
 from protocol.mycelium.routing.arithmetic import RETRACTION_HOLD
@@ -25,9 +25,10 @@ from protocol.mycelium.routing.core import Core, Own
 from protocol.mycelium.routing.deadlines import Tick
 from protocol.mycelium.routing.events import Event, LinkDead, RouteChanged, Saved, Send
 from protocol.mycelium.routing.limits import Limits, new_counters
-from protocol.mycelium.routing.links import Link, Links
-from protocol.mycelium.routing.publication import Publisher, RestartPhase, Turn
+from protocol.mycelium.routing.links import Links
+from protocol.mycelium.routing.publication import Publisher
 from protocol.mycelium.routing.resolution import Resolution
+from protocol.mycelium.routing.restart import Restart
 from protocol.mycelium.routing.routes import Destination, EntryState, RoutingTable
 from protocol.mycelium.routing.selection import Cause, Selection
 from protocol.mycelium.routing.sources import Sources
@@ -41,7 +42,7 @@ from protocol.mycelium.routing.state import (
     published_record,
 )
 from protocol.mycelium.routing.updates import Updates
-from protocol.mycelium.tlv import METRIC_INFINITE, Hello, Ihu, RouteRequest, SeqnoRequest, Tlv, Update
+from protocol.mycelium.tlv import Hello, Ihu, RouteRequest, SeqnoRequest, Tlv, Update
 from protocol.prefix import Prefix
 
 ANNOUNCEMENT_PERIOD: Final = 300.0
@@ -103,9 +104,10 @@ class Router:
         self._selection = Selection(self._core, self._publisher, self._announcer, self._starvation, self._resolution)
         self._updates = Updates(self._core, self._announcer, self._starvation, self._resolution, self._selection)
         self._announcement_tick = Tick(ANNOUNCEMENT_PERIOD, now)
-        self._restart = RestartPhase(saved.link_costs, now) if restored is not None else None
+        self._restart = Restart(self._core, self._publisher, self._announcer, self._resolution)
         events.append(Saved(own.record()))
-        self._resume_queries(now)
+        if restored is not None:
+            self._restart.begin(saved.link_costs, now)
 
     # --- links --------------------------------------------------------------------------------------------------------
 
@@ -122,11 +124,11 @@ class Router:
         self._announcer.own_prefix((made,))
         self._core.events.append(Send(link, RouteRequest(None)))
         self._resolution.link_up(made)
+        self._restart.link_up(made)
 
     def link_down(self, link: int, now: float) -> None:
         """The connection is gone (wire spec 7.16). A link that is not up is none of our business any more."""
         self._forget_link(link, now)
-        self._end_restart_if_due(now)
 
     def receive(self, link: int, tlv: Tlv, now: float) -> None:
         """A neighbour sent `tlv`."""
@@ -138,7 +140,7 @@ class Router:
             case Update():
                 self.counters["updates"] += 1
                 self._updates.receive(source, tlv, now)
-                self._note_restart_progress(source, tlv, now)
+                self._restart.heard(source, tlv, now)
             case Hello():
                 self.counters["hellos"] += 1
                 self._core.events.append(Send(link, Ihu(source.cost)))
@@ -170,7 +172,7 @@ class Router:
 
     def handle_timer(self, now: float) -> None:
         """Does what is due at `now`."""
-        self._end_restart_if_due(now)
+        self._restart.end_if_due(now)
         for link, reason in self._core.links.dead(now):
             self.counters["links_dead"] += 1
             self._core.events.append(LinkDead(link, reason))
@@ -195,7 +197,7 @@ class Router:
             self._resolution.next_deadline(),
             self._announcer.next_deadline(),
             self._core.sources.next_deadline(),
-            self._restart.next_deadline() if self._restart is not None else None,
+            self._restart.next_deadline(),
         )
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -261,17 +263,14 @@ class Router:
                     yield RouteInfo(prefix, entry.link, entry.metric, entry.seqno)
 
     def _forget_link(self, link: int, now: float) -> None:
-        gone = self._core.links.down(link)
-        if gone is not None:
+        if self._core.links.down(link) is not None:
             self.counters["links_down"] += 1
-        self._core.events.append(Saved(LinkCost(link, None)))
-        self._announcer.link_down(link)
-        self._starvation.link_down(link)
-        for prefix, destination in self._core.table.via(link):
-            self._lose_entry(prefix, destination, link, now)
-        self._abandon(self._publisher.unconfirmed_via(link))
-        if self._restart is not None:
-            self._restart.heard(link)
+            self._core.events.append(Saved(LinkCost(link, None)))
+            self._announcer.link_down(link)
+            self._starvation.link_down(link)
+            for prefix, destination in self._core.table.via(link):
+                self._lose_entry(prefix, destination, link, now)
+        self._restart.link_down(link, now)
 
     def _lose_entry(self, prefix: Prefix, destination: Destination, link: int, now: float) -> None:
         before = self._selection.chosen(destination)
@@ -313,38 +312,3 @@ class Router:
                 return
             self.counters["sources_expired"] += 1
             forget_source(self._core, source)
-
-    # --- after a restart ----------------------------------------------------------------------------------------------
-
-    def _resume_queries(self, now: float) -> None:
-        for prefix, entry in list(self._publisher.items()):
-            if entry.state is RouteState.RESOLVING and not self._resolution.queries.start(prefix, None, now):
-                self._publisher.happened(prefix, Turn.GIVEN_UP)
-
-    def _note_restart_progress(self, link: Link, update: Update, now: float) -> None:
-        if self._restart is None:
-            return
-        if update.metric == METRIC_INFINITE and self._publisher.is_unconfirmed_via(update.prefix, link.id):
-            self._abandon((update.prefix,))
-        if update.metric == 0:
-            self._restart.heard(link.id)
-            self._end_restart_if_due(now)
-
-    def _end_restart_if_due(self, now: float) -> None:
-        if self._restart is None or not self._restart.ends(now):
-            return
-        self._restart = None
-        for link in self._core.links.forget_known_costs():
-            self._core.events.append(Saved(LinkCost(link, None)))
-        self._abandon(self._publisher.unconfirmed())
-
-    def _abandon(self, prefixes: Iterable[Prefix]) -> None:
-        """Takes back what a predecessor had published and promised to the neighbours."""
-        for prefix in prefixes:
-            promised = self._publisher.get(prefix).state is RouteState.SELECTED
-            query = self._resolution.queries.get(prefix)
-            asked = query is not None and query.local
-            self._publisher.release(prefix)
-            self._publisher.happened(prefix, Turn.ASKED if asked else Turn.ABANDONED)
-            if promised:
-                self._announcer.retraction(prefix, self._core.links)

@@ -1,8 +1,9 @@
 """Seqno Requests: asking an origin for a newer sequence number when only unfeasible routes are left (wire spec 7.15).
 
 Three steps go further than the reference, all invisible to a node that asks once:
-a neighbour that is asked directly is asked at most every 4 s (Q9); a request is answered from the table before it is
-suppressed as a repetition (Q10); and a neighbour whose repetition is suppressed still gets the answer when it comes.
+a neighbour that is asked directly is asked at most every 4 s (Q9); a request is suppressed as a repetition only if the
+table has no answer and the next hop was sent it already, for whomever (Q10); and a neighbour whose repetition is
+suppressed still gets the answer when it comes.
 """
 
 from __future__ import annotations
@@ -58,12 +59,6 @@ class Starvation:
             return
         if self._answer(link, request, now):
             return
-        key = (request.router_id, prefix, request.seqno)
-        repeated = self._cache.get(key, now)
-        if repeated is not None:
-            core.counters["seqno_requests_repeated"] += 1
-            repeated.requesters[link.id] = None
-            return
         if request.router_id == core.own.router_id:
             self._bump(request, now)
         elif request.hop_count < 2:
@@ -105,6 +100,11 @@ class Starvation:
             self._core.counters["seqno_requests_unhandled"] += 1
             return
         key = (request.router_id, request.prefix, request.seqno)
+        earlier = self._cache.get(key, now)
+        if earlier is not None and next_hop.link in earlier.targets:
+            earlier.requesters[link.id] = None
+            self._core.counters["seqno_requests_repeated"] += 1
+            return
         self._cache.note(key, next_hop.link, link.id, now)
         forwarded = SeqnoRequest(request.prefix, request.router_id, request.seqno, request.hop_count - 1)
         self._core.events.append(Send(next_hop.link, forwarded))
