@@ -15,6 +15,7 @@ DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 256 << 20
 """More than a routing table of a million prefixes takes."""
 _PREFIX: Final = "/api/v1"
+_MAX_REASON: Final = 500
 
 
 class ApiError(UserError):
@@ -92,11 +93,17 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ApiError(
-                f"cannot talk to the node's API at {self.address}: {reason}; is a node running there? see --api-addr"
+                f"cannot talk to the node's API at {self.address}: {_one_line(reason)}; "
+                "is a node running there? see --api-addr"
             ) from None
         finally:
             connection.close()
         if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            reason = content.decode(errors="replace").strip()[:500] or answer.reason
-            raise ApiError(f"{method} {_PREFIX}{path}: {reason} (HTTP {answer.status})", answer.status)
+            reason = content.decode(errors="replace").strip() or answer.reason
+            raise ApiError(f"{method} {_PREFIX}{path}: {_one_line(reason)} (HTTP {answer.status})", answer.status)
         return content
+
+
+def _one_line(text: str) -> str:
+    # It comes from whoever listens there, and goes to a terminal.
+    return "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_REASON]).strip()

@@ -150,7 +150,7 @@ def node_config(
     settings: Settings, *, key_file: Path, make_key_folder: bool, log_level: str, log_format: str, instance: str | None
 ) -> NodeConfig:
     """The settings with defaults filled in. Raises `ConfigError`, also for parts that this version lacks."""
-    refused = [f"--{name.replace('_', '-')}" for name in _PARTS_TO_COME if getattr(settings, name) not in (None, False)]
+    refused = [f"--{name.replace('_', '-')}" for name in _PARTS_TO_COME if _is_set(settings, name)]
     if refused:
         parts = dict.fromkeys(_PARTS_TO_COME[option[2:].replace("-", "_")] for option in refused)
         raise ConfigError(
@@ -231,13 +231,19 @@ def remarks(settings: Settings) -> list[Remark]:
     found = [
         Remark("info", f"--{name.replace('_', '-')} has no effect: {why}")
         for name, why in _WITHOUT_EFFECT.items()
-        if getattr(settings, name) not in (None, False)
+        if _is_set(settings, name)
     ]
     for peer in settings.peers or ():
         why = _NEVER_CONNECTS.get(Endpoint.parse(peer).protocol)
         if why is not None:
             found.append(Remark("warning", f"peer {peer} never connects: {why}"))
     return found
+
+
+def _is_set(settings: Settings, name: str) -> bool:
+    # Not by comparison: port 0 is a setting, and equals False.
+    value = getattr(settings, name)
+    return value is not None and value is not False
 
 
 def log_level(*, silent: bool, debug: bool, directives: str) -> str:

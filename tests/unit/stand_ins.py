@@ -68,27 +68,52 @@ def actor(folder: Path, name: str, reply: Reply) -> Iterator[None]:
     with context() as surroundings:
         inbox = surroundings.socket(zmq.ROUTER)
         inbox.bind(f"ipc://{folder / name}")
-        ending, ended = surroundings.socket(zmq.PAIR), surroundings.socket(zmq.PAIR)
-        ending.bind("inproc://ending")
-        ended.connect("inproc://ending")
 
-        def serve() -> None:
-            poller = zmq.Poller()
-            poller.register(inbox, zmq.POLLIN)
-            poller.register(ended, zmq.POLLIN)
-            while ended not in (ready := dict(poller.poll())):
-                if inbox in ready:
-                    sender, data = inbox.recv_multipart()
-                    for answer in reply(unpack(data)):
-                        inbox.send_multipart((sender, answer if isinstance(answer, bytes) else pack(answer)))
+        def answer() -> None:
+            sender, data = inbox.recv_multipart()
+            for part in reply(unpack(data)):
+                inbox.send_multipart((sender, part if isinstance(part, bytes) else pack(part)))
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
+        with _served(surroundings, inbox, answer):
             yield
-        finally:
-            ending.send(b"")
-            thread.join()
+
+
+@contextmanager
+def _served(
+    surroundings: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes], on_readable: Callable[[], object]
+) -> Iterator[None]:
+    ending, ended = surroundings.socket(zmq.PAIR), surroundings.socket(zmq.PAIR)
+    ending.bind("inproc://ending")
+    ended.connect("inproc://ending")
+
+    def serve() -> None:
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(ended, zmq.POLLIN)
+        while ended not in (ready := dict(poller.poll())):
+            if socket in ready:
+                on_readable()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.send(b"")
+        thread.join()
+        ending.close()
+        ended.close()
+
+
+@contextmanager
+def publisher(folder: Path, name: str, event: Any) -> Iterator[None]:
+    """The events socket of an actor `name` that sends one event to each new subscriber."""
+    with context() as surroundings:
+        events = surroundings.socket(zmq.XPUB)
+        events.setsockopt(zmq.XPUB_WELCOME_MSG, pack(event))
+        events.bind(f"ipc://{folder / name}.events")
+        with _served(surroundings, events, lambda: events.recv()):
+            yield
 
 
 class Node:
