@@ -258,7 +258,6 @@ def _record_of(kind: type[Any]) -> _Check:
 
 
 def warm_up() -> None:
-    """Derives the checks of all frames now, so that processes forked later share them."""
+    """Derives how each frame is packed now, so that processes forked later share it."""
     for kind in _registry.values():
-        _unpackers.setdefault(kind, _field_checks(kind))
         _packers.setdefault(kind, _list_packer(kind))
