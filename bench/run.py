@@ -119,6 +119,7 @@ def describe_machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "load": f"{os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
 
@@ -144,7 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"repetition {number} of {repetitions}: {kind.kind}", file=sys.stderr, flush=True)
             measure_contender(kind, durations, results)
     machine = results.machine
-    print(f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, medians of {repetitions}\n")
+    print(
+        f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, load {machine['load']} at the "
+        f"start, medians of {repetitions}\n"
+    )
     print(table(results))
     if present:
         RESULTS_FOLDER.mkdir(exist_ok=True)
