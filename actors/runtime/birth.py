@@ -11,6 +11,7 @@ The order matters and is this:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -79,8 +80,7 @@ class Birth(Generic[T]):
         except BaseException:  # noqa: BLE001 - the last frame of a process: says why it dies, and dies
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
-            os._exit(code)
+            _exit(code)
 
 
 def fork_once(main: Callable[[Channel], None], title: str) -> tuple[int, Channel]:
@@ -102,10 +102,16 @@ def fork_once(main: Callable[[Channel], None], title: str) -> tuple[int, Channel
         except BaseException:  # noqa: BLE001 - as above
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
-            os._exit(code)
+            _exit(code)
     theirs.close()
     return pid, ours
+
+
+def _exit(code: int) -> NoReturn:
+    # Whatever became of standard error: the way back leads into the supervisor's own code.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _reset_signals() -> None:
