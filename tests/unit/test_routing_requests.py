@@ -237,15 +237,17 @@ def test_the_next_hop_is_not_answered_with_its_own_route() -> None:
     assert rig.take() == []
 
 
-def test_a_request_for_a_prefix_with_unfeasible_routes_only_is_not_answered() -> None:
+def test_a_request_for_a_prefix_with_unfeasible_routes_only_asks_for_a_newer_seqno() -> None:
     rig = Rig.make(links=3)
     rig.hear(2, ANNA.update(metric=2000))
     rig.hear(1, ANNA.update(metric=10), ANNA.update(INFINITE))
+    rig.wait(5.0)
     rig.take()
 
     rig.hear(3, ASKED)
 
-    assert rig.take() == []
+    request = SeqnoRequest(ANNA.prefix, ANNA.router_id, 1)
+    assert rig.take() == [Send(1, request), Send(2, request)]
 
 
 def test_a_request_for_an_unknown_prefix_is_handed_on_to_everyone_else() -> None:

@@ -17,7 +17,7 @@ QUERY_PATIENCE: Final = 15.0
 ROUTE_REQUEST_LIFETIME: Final = 15.0
 """Seconds during which a neighbour is not sent the same Route Request again (wire spec 7.9)."""
 SEQNO_REQUEST_LIFETIME: Final = 60.0
-"""Seconds during which a Seqno Request is not forwarded again (wire spec 7.15)."""
+"""Seconds during which a Seqno Request is remembered, and its answer handed on (wire spec 7.15)."""
 SEQNO_REQUEST_PAUSE: Final = 4.0
 """Seconds during which a neighbour is not sent the same Seqno Request again (wire spec 7.15)."""
 
@@ -161,6 +161,11 @@ class SentSeqnoRequest:
     requesters: dict[int, None] = field(default_factory=dict)
     """The links that asked for it, in order."""
 
+    def was_sent(self, link: int, now: float) -> bool:
+        """Whether it was sent over `link` so lately that it needn't be repeated."""
+        sent = self.targets.get(link)
+        return sent is not None and now - sent < SEQNO_REQUEST_PAUSE
+
 
 class SeqnoRequestCache:
     """Which Seqno Requests were sent where, and which neighbours wait for the answer."""
@@ -191,12 +196,7 @@ class SeqnoRequestCache:
     def may_ask(self, key: SeqnoKey, target: int, now: float) -> bool:
         """Whether `target` may be asked: it is not waiting for the same answer, and was not asked just now."""
         found = self.get(key, now)
-        if found is None:
-            return True
-        if target in found.requesters:
-            return False
-        asked = found.targets.get(target)
-        return asked is None or now - asked >= SEQNO_REQUEST_PAUSE
+        return found is None or (target not in found.requesters and not found.was_sent(target, now))
 
     def link_down(self, link: int) -> None:
         """Forgets a link; a request that nobody is left to answer may be sent again at once."""

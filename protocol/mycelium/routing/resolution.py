@@ -3,8 +3,9 @@
 Where it goes further than the reference:
 requests for anything but /64 to /128 inside the overlay are ignored (Q2, Q20), and so are floods beyond a neighbour's
 share; a prefix of which only retracted entries are left counts as unknown, because nobody could answer a Seqno Request
-for it (Q25), and is asked for once more after the retractions have run out everywhere; a route that was used lately is
-renewed in its last 15 s also if no packet happens to pass just then.
+for it (Q25), and is asked for once more after the retractions have run out everywhere; a neighbour's request for a
+prefix of which only unfeasible routes are left makes us ask for a newer seqno, else it would stay unanswered until they
+expire; a route that was used lately is renewed in its last 15 s also if no packet happens to pass just then.
 """
 
 from __future__ import annotations
@@ -68,11 +69,10 @@ class Resolution:
             self._wait_for(prefix)
             return
         self._mark_local(prefix)
-        finite = next((entry for entry in destination.entries if entry.state is not EntryState.RETRACTED), None)
-        if finite is None:
+        if destination.retracted:
             self._ask_neighbours(prefix, now)
         else:
-            self._starvation.ask(prefix, finite.router_id, [entry.link for entry in destination.entries], now)
+            self._ask_origin(prefix, destination, now)
 
     def refresh(self, prefix: Prefix, now: float) -> None:
         """A data actor has sent packets over the route to `prefix`."""
@@ -103,7 +103,9 @@ class Resolution:
         destination = core.table.find(prefix)
         if destination is not None and not destination.retracted:
             entry = destination.selected
-            if entry is not None and entry.link != link.id:
+            if entry is None:
+                self._ask_origin(prefix, destination, now)
+            elif entry.link != link.id:
                 self._announcer.route(prefix, entry, (link,), now)
             return
         if self.queries.get(prefix) is not None:
@@ -193,6 +195,11 @@ class Resolution:
             self._ask_neighbours(prefix, now)
         else:
             self._renewals.arm(prefix, destination.selected.expires - RENEWAL_MARGIN)
+
+    def _ask_origin(self, prefix: Prefix, destination: Destination, now: float) -> None:
+        """Only unfeasible routes are left: a newer seqno would make them usable again."""
+        finite = next(entry for entry in destination.entries if entry.state is not EntryState.RETRACTED)
+        self._starvation.ask(prefix, finite.router_id, [entry.link for entry in destination.entries], now)
 
     def _ask_neighbours(self, prefix: Prefix, now: float) -> None:
         self._request(prefix, 0, now, asker=None)

@@ -1,8 +1,9 @@
 """Seqno Requests: asking an origin for a newer sequence number when only unfeasible routes are left (wire spec 7.15).
 
-Three steps go further than the reference, all invisible to a node that asks once:
-a neighbour that is asked directly is asked at most every 4 s (Q9); a request is suppressed as a repetition only if the
-table has no answer and the next hop was sent it already, for whomever (Q10); and a neighbour whose repetition is
+Where it goes further than the reference, which a node that asks once can't tell:
+a neighbour that is asked directly is asked at most every 4 s (Q9). A request is suppressed as a repetition only if the
+table has no answer and the next hop was sent it less than 4 s ago, for whomever (Q10): with the reference's 60 s, one
+request that is lost on its way starves everyone behind each relay for a minute. A neighbour whose repetition is
 suppressed still gets the answer when it comes.
 """
 
@@ -101,7 +102,7 @@ class Starvation:
             return
         key = (request.router_id, request.prefix, request.seqno)
         earlier = self._cache.get(key, now)
-        if earlier is not None and next_hop.link in earlier.targets:
+        if earlier is not None and earlier.was_sent(next_hop.link, now):
             earlier.requesters[link.id] = None
             self._core.counters["seqno_requests_repeated"] += 1
             return
