@@ -215,7 +215,7 @@ class ZmtpConnection:
         return True
 
     def _check_header(self, flags: int, size: int) -> None:
-        """Judges a header by itself, before its body is waited for."""
+        """Judges a header that isn't a plain message of a size that may be, before its body is waited for."""
         if flags & ~_KNOWN_FLAGS:
             raise self._broken(f"framing: reserved bits in flags {flags:#04x}")
         if flags & _COMMAND:
@@ -228,7 +228,7 @@ class ZmtpConnection:
         elif flags & _MORE:
             if size:
                 raise self._broken("framing: a message of several parts")
-        elif size > self._max_message:
+        else:
             raise self._broken(f"framing: a message of {size} bytes, at most {self._max_message}")
 
     def _take_command(self, body: bytes) -> None:
