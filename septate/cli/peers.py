@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -54,7 +55,7 @@ def add(invocation: Invocation, endpoints: tuple[str, ...]) -> None:
     """Add peers; stops at the first that is refused."""
     client = Client(api_address(invocation))
     for endpoint in endpoints:
-        client.add_peer(endpoint)
+        _change(client.add_peer, endpoint)
 
 
 @peers.command("remove")
@@ -65,7 +66,14 @@ def remove(invocation: Invocation, endpoints: tuple[str, ...]) -> None:
     """Remove peers; stops at the first that is refused."""
     client = Client(api_address(invocation))
     for endpoint in endpoints:
-        client.remove_peer(endpoint)
+        _change(client.remove_peer, endpoint)
+
+
+def _change(call: Callable[[str], None], endpoint: str) -> None:
+    try:
+        call(endpoint)
+    except ApiError as error:
+        raise ApiError(f"{endpoint}: {error}", error.status) from None
 
 
 def _json_text(found: list[Any]) -> str:

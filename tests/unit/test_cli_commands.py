@@ -300,6 +300,7 @@ def test_refusal_of_the_api_is_told() -> None:
     with served("B") as api:
         result = run("--api-addr", f"127.0.0.1:{api.port}", "peers", "add", "foo")
     assert result.exit_code == 1
+    assert result.stderr.startswith("Error: foo: ")
     assert "missing leading protocol identifier (HTTP 400)" in result.stderr
 
 
