@@ -135,6 +135,7 @@ def run_trial(network: Network, trial: Trial) -> Outcome:
     time.sleep(QUIET_SECONDS)
     killed = kill(relay, victim)
     time.sleep(WATCH_SECONDS)
+    ping_until_reply(network.near.namespace, destination, REACH_TIMEOUT)
     seen = pinger.stop().between(killed - 2 * PING_INTERVAL, math.inf)
 
     def replaced() -> bool:
