@@ -95,12 +95,13 @@ class StatusServer:
             raise RuntimeError("the thread that serves HTTP has ended")
 
     def stop(self) -> None:
-        """Closes all connections and the socket, and waits for the thread."""
+        """Finishes the requests in hand, closes all connections and the socket, and waits for the thread."""
+        # First the threads that answer: each wakes the serving thread through a pipe, which has to be open then.
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=_STOP_S)
         # Everything in this map belongs to the serving thread, so that is where it is closed; with nothing left in it
         # waitress returns.
         self._server.trigger.pull_trigger(lambda: close_all(self._server._map))
         self._thread.join(_STOP_S)
-        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=_STOP_S)
 
 
 def _serve_with_waitress(app: Flask, listener: socket.socket) -> Any:

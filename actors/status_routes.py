@@ -32,6 +32,7 @@ from actors.status_json import (
     route_object,
     traffic_objects,
 )
+from actors.status_page import page
 from protocol.frames import (
     ActorList,
     AddPeer,
@@ -86,6 +87,7 @@ def build(facts: NodeFacts, asker: Asker, counters: Counter[str], *, check_host:
     add_route(app, "GET", f"{_API}/pubkey/<ip>", api.public_key_of)
     add_route(app, "GET", f"{_API}/septate/actors", api.list_actors)
     add_route(app, "GET", "/healthz", api.health)
+    add_route(app, "GET", "/status", api.status_page)
     for what, method, path in _TO_COME:
         add_route(app, method, _API + path, _answer_of_a_part_to_come(what))
     _keep_topic_name_default_apart(app)
@@ -177,6 +179,9 @@ class _Api:
         if silent:
             return text_answer(HTTPStatus.SERVICE_UNAVAILABLE, f"no answer from {', '.join(silent)}")
         return text_answer(HTTPStatus.OK, "ok")
+
+    def status_page(self) -> Response:
+        return page(self._info, self._asker, DEADLINE_S)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

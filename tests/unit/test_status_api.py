@@ -338,6 +338,27 @@ def test_requests_do_not_wait_for_one_that_waits(api: Served) -> None:
             waiting.join()
 
 
+def test_status_page_shows_the_node_and_escapes_what_others_chose(api: Served) -> None:
+    api.node.add("tcp://192.0.2.9:1", reason="<script>")
+    api.node.routes[RouteKind.SELECTED] += [RouteRow(parse_address("5a5::"), 64, "TCP x", 65535, 0)] * 201
+    api.node.actors = [actor_row("router", Role.ROUTER)]
+    answer = api.call("GET", "/status")
+    text = answer["body"]["text"]
+    assert (answer["status"], answer["headers"]["content-type"]) == (200, "text/html; charset=utf-8")
+    for shown in (ADDRESSES["A"], "tcp://192.0.2.9:1", "&lt;script&gt;", "infinite", "and 2 more", "router title"):
+        assert shown in text
+    assert "<script>" not in text
+
+
+def test_status_page_names_who_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.status_routes.DEADLINE_S", 0.2)
+    with served("A", actors=("peers",)) as api:
+        text = api.call("GET", "/status")["body"]["text"]
+    assert "no answer from router" in text
+    assert "no answer from tun" in text
+    assert "46652" in text
+
+
 # --- who may ask ------------------------------------------------------------------------------------------------------
 
 
