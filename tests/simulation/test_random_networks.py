@@ -36,7 +36,7 @@ def assert_connected_pairs_reach(network: Network, pairs: list[tuple[Node, Node]
             assert told is True, f"{source} does not reach {destination}\n{told}"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_sixty_nodes_converge(seed: int) -> None:
     network, nodes, _ = random_network(seed, 60, 30)
 
@@ -45,17 +45,17 @@ def test_sixty_nodes_converge(seed: int) -> None:
     assert_connected_pairs_reach(network, [(a, b) for a in nodes for b in nodes if a is not b])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_forty_nodes_survive_cuts_joins_and_crashes(seed: int) -> None:
     network, nodes, wires = random_network(100 + seed, 40, 30)
     source = network.random
     network.run(5.0)
     talkers = sample_pairs(source, nodes, 30)
 
-    for _ in range(40):
+    for _ in range(30):
         trouble(network, nodes, wires)
         network.talk(talkers, source.choice([0.0, 0.2, 1.0, 7.0, 25.0]), every=0.2)
-    network.talk(talkers, 90.0)
+    network.talk(talkers, 90.0, every=2.0)
 
     assert_connected_pairs_reach(network, talkers)
 
@@ -97,7 +97,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(count=st.integers(3, 8), more=st.integers(0, 6), seed=st.integers(0, 999), plan=steps)
 def test_no_plan_of_trouble_makes_a_loop_or_a_lasting_gap(
     count: int, more: int, seed: int, plan: list[tuple[str, int, int]]
@@ -125,13 +125,13 @@ def test_no_plan_of_trouble_makes_a_loop_or_a_lasting_gap(
 
 
 def test_three_hundred_nodes_converge_and_heal() -> None:
-    network, nodes, wires = random_network(7, 300, 60)
+    network, nodes, wires = random_network(7, 300, 25)
     source = network.random
     network.run(5.0)
     pairs = sample_pairs(source, nodes, 400)
     assert_connected_pairs_reach(network, pairs)
 
-    for wire in source.sample(wires, 10):
+    for wire in source.sample(wires, 4):
         network.cut(wire)
     network.talk(pairs, 8.0, every=2.0)
 

@@ -84,6 +84,8 @@ class RouteEntry:
 class Destination:
     """Everything known about one prefix."""
 
+    prefix: Prefix
+    """The one object that stands for the prefix in every table: each Update brings an equal one of its own."""
     public_key: bytes
     """Of whoever announced the prefix first; stays while the prefix is known (wire spec 7.8)."""
     entries: list[RouteEntry] = field(default_factory=list)
@@ -103,6 +105,13 @@ class Destination:
             if entry.link == link:
                 return entry
         return None
+
+    def router_id_object(self, router_id: bytes) -> bytes:
+        """An equal router-id that is stored already, if there is one: each Update brings 40 bytes of its own."""
+        for entry in self.entries:
+            if entry.router_id == router_id:
+                return entry.router_id
+        return router_id
 
     @property
     def retracted(self) -> bool:
@@ -155,9 +164,9 @@ class RoutingTable:
         """Adds an entry; makes the destination, with `public_key`, where the prefix is new."""
         destination = self._destinations.get(prefix)
         if destination is None:
-            destination = self._destinations[prefix] = Destination(public_key)
+            destination = self._destinations[prefix] = Destination(prefix, public_key)
         destination.entries.append(entry)
-        self._prefixes_via.setdefault(entry.link, {})[prefix] = None
+        self._prefixes_via.setdefault(entry.link, {})[destination.prefix] = None
         self.expiries.arm(prefix, entry.expires)
         return destination
 

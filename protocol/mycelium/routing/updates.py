@@ -42,17 +42,18 @@ class Updates:
             return
         if core.own.prefix.covers(prefix):
             return
-        destination = core.table.find(prefix)
-        if destination is None:
-            changed, before = self._discover(link, update, now), None
+        known = core.table.find(prefix)
+        if known is None:
+            before = None
+            destination = self._discover(link, update, now)
         else:
-            before = self._selection.chosen(destination)
-            self._probe_old_connection(link, update, destination, now)
-            changed = self._revise(link, update, destination, before, now)
-        destination = core.table.find(prefix)
-        if not changed or destination is None:
+            before = self._selection.chosen(known)
+            self._probe_old_connection(link, update, known, now)
+            destination = known if self._revise(link, update, known, before, now) else None
+        if destination is None:
             core.counters["updates_without_selection"] += 1
             return
+        prefix = destination.prefix
         waiting = self._starvation.waiting_for(update.router_id, prefix, update.seqno, now)
         announced = self._selection.settle(prefix, destination, before, Cause.UPDATE, now)
         if waiting is not None and not announced:
@@ -66,21 +67,20 @@ class Updates:
             return False
         return update.metric == METRIC_INFINITE or prefix.contains(address_of(router_id_key(update.router_id)))
 
-    def _discover(self, link: Link, update: Update, now: float) -> bool:
-        """Step 4, a prefix without any entry; whether there is something to select from now."""
+    def _discover(self, link: Link, update: Update, now: float) -> Destination | None:
+        """Step 4, a prefix without any entry; returns what there is to select from now."""
         core = self._core
         if not core.sources.feasible(update.prefix, update.router_id, update.seqno, update.metric):
             core.counters["updates_not_interesting"] += 1
             self._starvation.ask(update.prefix, update.router_id, (link.id,), now)
-            return False
+            return None
         if update.metric == METRIC_INFINITE:
             core.counters["updates_not_interesting"] += 1
-            return False
+            return None
         if len(core.table) >= core.limits.prefixes and self._resolution.queries.get(update.prefix) is None:
             core.counters["updates_over_prefix_limit"] += 1
-            return False
-        core.table.add(update.prefix, router_id_key(update.router_id), _entry(link, update, now))
-        return True
+            return None
+        return core.table.add(update.prefix, router_id_key(update.router_id), _entry(link, update, now))
 
     def _revise(self, link: Link, update: Update, destination: Destination, before: Chosen | None, now: float) -> bool:
         """Steps 5 and 6, a known prefix; whether a route has to be chosen anew."""
@@ -93,7 +93,9 @@ class Updates:
                 self._starvation.ask(prefix, update.router_id, (link.id,), now)
             if not feasible or update.metric == METRIC_INFINITE:
                 return False
-            core.table.add(prefix, destination.public_key, _entry(link, update, now))
+            made = _entry(link, update, now)
+            made.router_id = destination.router_id_object(update.router_id)
+            core.table.add(prefix, destination.public_key, made)
             return True
         if not feasible:
             return self._revise_unfeasibly(entry, update, before, now)
@@ -156,7 +158,8 @@ def _entry(link: Link, update: Update, now: float) -> RouteEntry:
 
 
 def _overwrite(entry: RouteEntry, update: Update) -> None:
-    entry.router_id = update.router_id
+    if entry.router_id != update.router_id:
+        entry.router_id = update.router_id
     entry.seqno = update.seqno
     entry.metric = update.metric
     entry.clean = bool(update.flags & UPDATE_FLAG_CLEAN)
