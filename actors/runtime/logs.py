@@ -68,7 +68,7 @@ class _Compact:
             word = f"{_COLOURS.get(level, '')}{word}{_RESET}"
         message = event.pop("event")
         tail = "".join(f" {name}={_quoted(value)}" for name, value in event.items())
-        return f"{_timestamp()} {word} {target}: {_printable(message)}{tail}"
+        return f"{_timestamp()} {word} {_printable(target)}: {_printable(message)}{tail}"
 
 
 class _Logfmt:
