@@ -20,7 +20,7 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -131,6 +131,8 @@ class Supervisor:
         self._announced = False
         self._around: Surroundings | None = None
         self._next_link = 1
+        self._gone_links: Counter[str] = Counter()
+        """What the links that are no more had counted: a link that ends over garbage takes its counter along."""
 
     # --- the node's life --------------------------------------------------------------------------------------------
 
@@ -312,6 +314,7 @@ class Supervisor:
 
     def _link_ended(self, child: Child, reason: str, *, failed: bool) -> None:
         del self._children[child.name]
+        self._gone_links.update(child.figures.counters)
         if child.link is None or self._stopping:
             return
         if failed:
@@ -479,8 +482,9 @@ class Supervisor:
         age = round(time.monotonic() - self._started, 3)
         seconds = round(usage.ru_utime + usage.ru_stime, 3)
         pss = proportional_kib("self")
+        gone = {f"gone_links.{name}": count for name, count in self._gone_links.items()}
         return ActorRow(
-            "supervisor", Role.SUPERVISOR, "supervisor", os.getpid(), age, 0, self._announced, seconds, pss, {}, {}
+            "supervisor", Role.SUPERVISOR, "supervisor", os.getpid(), age, 0, self._announced, seconds, pss, {}, gone
         )
 
     def _tell(self, name: str, message: object, descriptors: tuple[int, ...] = ()) -> None:

@@ -253,6 +253,8 @@ class Peers:
         if len(head) < PACKET_HEADER:
             self._drop_silent(number, "accepts.broken")
         elif head[0] != PACKET_VERSION:
+            reason = f"its first packet has version {head[0]}, only {PACKET_VERSION} exists"
+            self._log.warning("refused", peer=_remote_of(connection), reason=reason)
             self._drop_silent(number, "accepts.garbage")
         else:
             self._accept(number)
@@ -263,12 +265,10 @@ class Peers:
         self._loop.forget(number)
         connection = silent.connection
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        try:
-            remote = connection.getpeername()
-        except OSError:
+        endpoint = _remote_of(connection)
+        if endpoint is None:
             connection.close()
             return
-        endpoint = str(Endpoint(Protocol.TCP, SocketAddress.of_sockaddr(remote)))
         link = self._new_link()
         self._table.accepted(endpoint, link, self._loop.now())
         self._counters["accepts.connected"] += 1
@@ -380,6 +380,14 @@ def _address(endpoint: str) -> SocketAddress:
     if not isinstance(address, SocketAddress):
         raise EndpointError(f"{endpoint} is no TCP endpoint")
     return address
+
+
+def _remote_of(connection: socket.socket) -> str | None:
+    """Who is at the other end, as people write it; None where nobody is any more."""
+    try:
+        return str(Endpoint(Protocol.TCP, SocketAddress.of_sockaddr(connection.getpeername())))
+    except OSError:
+        return None
 
 
 def _why_never(endpoint: Endpoint) -> str:

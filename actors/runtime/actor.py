@@ -93,6 +93,8 @@ class Runtime:
         self.loop.every(HEARTBEAT_SECONDS, self._beat)
         try:
             self.loop.run()
+            # What it counted last, such as the garbage that made it stop, is told before it is gone.
+            self._beat()
         except ChannelClosed:
             # Nobody is left who could restart us: the node is over.
             self.log.error("the supervisor is gone")
