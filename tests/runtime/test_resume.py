@@ -316,7 +316,7 @@ class Link:
         buffers = self._queue.buffers(time.monotonic(), BATCH_BYTES)
         pieces, own, lead = self._name(buffers)
         self._ledger.begin_batch(self._sent, pieces, own, lead)
-        self._free += self._queue.released()
+        self._take_back()
         try:
             count = self._connection.sendmsg(buffers)
         except BlockingIOError:
@@ -324,7 +324,10 @@ class Link:
         self._sent += count
         self._queue.sent(count)
         if count == sum(map(len, buffers)):
-            self._free += self._queue.released()
+            self._take_back()
+
+    def _take_back(self) -> None:
+        self._free += [slot for slot in self._queue.released() if isinstance(slot, int)]
 
     def _name(self, buffers: list[memoryview | bytes]) -> tuple[list[int], bytes, int]:
         pieces: list[int] = []
