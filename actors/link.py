@@ -150,7 +150,7 @@ class Link:
         self._peers = runtime.connect("peers")
         self._received = self._sent = self._reported_received = self._reported_sent = 0
         self._reports_left = REPORTS_PER_SECOND
-        self._flush_due = self._blocked = self._closed = False
+        self._flush_due = self._blocked = self._closed = self._introduced = False
 
         runtime.gauges.queue("send_bytes", lambda: self._queue.pending_bytes)
         runtime.gauges.queue("waiting_packets", lambda: len(self._waiting))
@@ -158,7 +158,6 @@ class Link:
         runtime.on(Transmit, self._on_transmit)
         runtime.at_stop(self._close)
         self._follower = TableFollower(runtime, self._router, self._on_routes, self._introduce)
-        self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)
         self._loop.every(REPORT_SECONDS, self._report_traffic)
         self._loop.every(USED_SECONDS, self._report_used)
 
@@ -338,7 +337,7 @@ class Link:
         self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if not self._flush_due and not self._blocked:
+        if self._introduced and not self._flush_due and not self._blocked:
             self._flush_due = True
             self._loop.defer(self._flush)
 
@@ -367,6 +366,11 @@ class Link:
 
     def _introduce(self) -> None:
         self._router.send(LinkUp(self._config.number, self._name, self._static_cost, any_size=True))
+        if not self._introduced:
+            self._introduced = True
+            # Not before: what the peer says first would come from a link that the router has never heard of.
+            self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)
+            self._flush_soon()
 
     def _report_traffic(self) -> None:
         self._reports_left = REPORTS_PER_SECOND
