@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from protocol.frames import RouteState
+from protocol.mycelium.routing.events import RouteChanged
 from protocol.mycelium.tlv import SeqnoRequest, Update
 from tests.simulation.network import INFINITE, LoopError, Network, Node, UnfeasibleError, Wire
 
@@ -99,7 +100,7 @@ def test_starvation_is_healed_by_a_seqno_request() -> None:
     network.connect(far, origin, cost=5000)
     network.connect(near, far, cost=10)
     network.run(10.0)
-    assert [node.name for node in network.way(far, origin)] == ["far", "near", "origin"] or network.reaches(far, origin)
+    assert [node.name for node in network.way(near, origin)] == ["near", "origin"]
 
     network.cut(direct)
     network.run(1.0)
@@ -273,5 +274,5 @@ def test_an_unfeasible_selection_would_be_noticed() -> None:
         network._change(nodes[1], change)
 
 
-def _redirected(change, owner):  # type: ignore[no-untyped-def]
-    return type(change)(owner.prefix, change.state, change.link, owner.public_key, False)
+def _redirected(change: RouteChanged, owner: Node) -> RouteChanged:
+    return RouteChanged(owner.prefix, change.state, change.link, owner.public_key, clean=False)

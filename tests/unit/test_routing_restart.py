@@ -52,7 +52,14 @@ def test_a_record_is_read_as_it_was_written(record: Record) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x00", b"garbage", pack_record(ALL_KINDS[0])[:-1], pack(AskTable()), b"\x94\x7b\xa1x\x00\xcb" + bytes(8)],
+    [
+        b"",
+        b"\x00",
+        b"garbage",
+        pack_record(ALL_KINDS[0])[:-1],
+        pack(AskTable()),
+        b"\x94\x7b\xc4\x01x\x00\xcb" + bytes(8),
+    ],
     ids=["empty", "a number", "garbage", "cut off", "a frame", "a short router-id"],
 )
 def test_what_is_no_record_is_one_clear_error(data: bytes) -> None:

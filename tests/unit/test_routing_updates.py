@@ -287,6 +287,31 @@ def test_a_route_that_is_cheaper_by_eleven_takes_over() -> None:
     assert rig.selected_link(ANNA.prefix) == 2
 
 
+def test_of_two_equally_cheap_routes_the_one_earlier_in_the_list_wins() -> None:
+    rig = Rig.make(links=3)
+    for link in (1, 2, 3):
+        rig.hear(link, ANNA.update(metric=100))
+    rig.hear(3, ANNA.update(metric=50))
+    assert rig.selected_link(ANNA.prefix) == 3
+
+    rig.hear(3, RETRACTED)
+
+    # Link 3 swapped places with link 1 when it was selected (wire spec 7.2).
+    assert rig.selected_link(ANNA.prefix) == 2
+
+
+def test_a_retracted_fallback_of_a_prefix_without_route_changes_nothing() -> None:
+    rig = Rig.make(links=2)
+    rig.hear(2, ANNA.update(metric=2000))
+    rig.hear(1, ANNA.update(metric=10), RETRACTED)
+    rig.take()
+
+    rig.hear(2, RETRACTED)
+
+    assert rig.take() == []
+    assert rig.state(ANNA.prefix) is RouteState.UNREACHABLE
+
+
 def test_the_owner_itself_always_takes_over() -> None:
     rig = Rig.make()
     rig.up(1, 10)

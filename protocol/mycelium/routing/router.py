@@ -160,7 +160,8 @@ class Router:
     def resolve(self, prefix: Prefix, now: float) -> None:
         """A data actor has packets for, or from, `prefix`, which its table doesn't have or calls unreachable.
 
-        The answer is a `RouteChanged`, within 15 s or, as long as the prefix keeps being asked for again, a few more.
+        What becomes of it is said by a `RouteChanged`: in the end it is SELECTED, FORGOTTEN or UNREACHABLE, 15 s later
+        if nobody answers, at most 21 s where a retraction has to run out first.
         """
         self._resolution.resolve(prefix, now)
 
