@@ -9,7 +9,7 @@ Dies      its connection closes; peers dials again at once if this side had dial
 
 The packet path, in:
  1. the socket is read into the decoder's memory, as much as there is
- 2. the decoder cuts packets; control packets go to the router, found well-formed
+ 2. the decoder cuts packets; control packets go to the router, found well-formed; until it took them nothing is read
  3. a data packet's hop limit is counted down in place
  4. its pair of addresses leads to the next step: tun, another link, or the queue of those that wait for a route
  5. packets with the same next step leave in one frame, in the order in which they came
@@ -22,6 +22,7 @@ The packet path, out:
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -30,6 +31,7 @@ from typing import Final
 import zmq
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.loop import Timer
 from actors.runtime.pages import untouched
 from actors.runtime.runs import Runs
 from actors.runtime.table import TableFollower
@@ -77,10 +79,17 @@ USED_SECONDS: Final = 5.0
 MAX_PAIRS: Final = 2048
 MAX_LANES: Final = 64
 REPORTS_PER_SECOND: Final = 100
+RESOLVES_PER_SECOND: Final = 256
+"""New prefixes that a peer may have us ask for: a scan must not crowd its own Hellos out of the way to the router."""
+MAX_CONTROL_FRAME: Final = 64 << 10
+"""Bytes of control packets in one frame to the router."""
+ROUTER_PATIENCE_SECONDS: Final = 2.0
+ROUTER_RETRY_SECONDS: Final = 0.01
 LARGEST_REFERENCE_PACKET: Final = DATA_HEADER + OVERHEAD + 1400
 """What a reference node originates; a larger packet goes only where every link carries any size."""
 WAIT_SECONDS: Final = 20.0
 """The router answers within 15; this is for the case that it never heard the question."""
+EXPIRE_SECONDS: Final = 5.0
 
 TO_TUN: Final = 0
 """The number of the lane to tun; links start at 1."""
@@ -150,6 +159,10 @@ class Link:
         self._peers = runtime.connect("peers")
         self._received = self._sent = self._reported_received = self._reported_sent = 0
         self._reports_left = REPORTS_PER_SECOND
+        self._resolves_left = RESOLVES_PER_SECOND
+        self._for_router: deque[bytes] = deque()
+        self._router_until = 0.0
+        self._router_retry: Timer | None = None
         self._flush_due = self._blocked = self._closed = self._introduced = False
 
         runtime.gauges.queue("send_bytes", lambda: self._queue.pending_bytes)
@@ -158,8 +171,9 @@ class Link:
         runtime.on(Transmit, self._on_transmit)
         runtime.at_stop(self._close)
         self._follower = TableFollower(runtime, self._router, self._on_routes, self._introduce)
-        self._loop.every(REPORT_SECONDS, self._report_traffic)
+        self._loop.every(REPORT_SECONDS, self._each_second)
         self._loop.every(USED_SECONDS, self._report_used)
+        self._loop.every(EXPIRE_SECONDS, self._expire)
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
@@ -195,9 +209,10 @@ class Link:
         view, flows, own = self._decoder.view, self._flows, self._config.own_subnet
         runs = Runs()
         seen: list[bytes] | None = [] if self._runtime.watched(PacketsSeen) else None
+        control = bytearray()
         for kind, start, end in cuts:
             if kind == KIND_CONTROL:
-                self._on_control(view[start:end])
+                self._on_control(control, view[start:end])
                 continue
             if seen is not None:
                 seen.append(bytes(view[start : start + DATA_HEADER]))
@@ -220,6 +235,10 @@ class Link:
                 self._counters["dropped.oversize"] += 1
                 continue
             runs.add(lane, start, end)
+        if control:
+            self._for_router.append(bytes(control))
+        if self._for_router:
+            self._pass_control_on()
         for lane, run in runs.items():
             self._pass_on(lane, run.lengths, run.payload(view))  # 5
         if seen:
@@ -259,12 +278,35 @@ class Link:
         outlet = self._lanes[lane] = self._runtime.connect(f"link-{lane}")
         return outlet
 
-    def _on_control(self, packet: memoryview) -> None:
+    def _on_control(self, control: bytearray, packet: memoryview) -> None:
         decoded = decode(packet)
         if decoded.ignored:
             self._counters["control.ignored"] += decoded.ignored
-        if decoded.tlvs and not self._router.send(ControlArrived(self._config.number, bytes(packet))):
-            self._counters["dropped.control"] += 1
+        if decoded.tlvs:
+            if len(control) + len(packet) > MAX_CONTROL_FRAME:
+                self._for_router.append(bytes(control))
+                control.clear()
+            control += packet
+
+    def _pass_control_on(self) -> None:
+        # A neighbour with a large table tells all of it at once, and what is lost of that is never said again.
+        while self._for_router and self._router.send(ControlArrived(self._config.number, self._for_router[0])):
+            self._for_router.popleft()
+        now = self._loop.now()
+        if self._for_router and not self._router_until:
+            self._router_until = now + ROUTER_PATIENCE_SECONDS
+        elif self._for_router and now > self._router_until:
+            # The router is gone for long; forwarding must go on without it.
+            self._counters["dropped.control"] += len(self._for_router)
+            self._for_router.clear()
+        if self._router_retry is not None:
+            self._router_retry.cancel()
+            self._router_retry = None
+        if self._for_router:
+            self._router_retry = self._loop.call_after(ROUTER_RETRY_SECONDS, self._pass_control_on)
+        else:
+            self._router_until = 0.0
+        self._poll()
 
     # --- packets that can't go on -----------------------------------------------------------------------------------
 
@@ -279,15 +321,19 @@ class Link:
             return
         prefix = destination[:8]
         known = prefix in self._waiting
+        if not known and not self._resolves_left:
+            self._counters["resolves.over_limit"] += 1
+            self._undelivered(Undelivered.NO_ROUTE, packet)
+            return
         if not self._waiting.add(prefix, bytes(packet), self._loop.now()):
             self._undelivered(Undelivered.NO_ROUTE, packet)
             return
         if not known:
+            self._resolves_left -= 1
             self._router.send(Resolve(prefix + bytes(8), 64))
-            self._loop.call_after(WAIT_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        for _, packets in self._waiting.expire(self._loop.now(), WAIT_SECONDS - 1):
+        for _, packets in self._waiting.expire(self._loop.now(), WAIT_SECONDS):
             self._counters["dropped.unresolved"] += len(packets)
 
     def _undelivered(self, why: Undelivered, packet: memoryview) -> None:
@@ -360,7 +406,12 @@ class Link:
 
     def _block(self, blocked: bool) -> None:
         self._blocked = blocked
-        self._loop.want(self._socket.fileno(), zmq.POLLIN | (zmq.POLLOUT if blocked else 0))
+        self._poll()
+
+    def _poll(self) -> None:
+        if not self._closed:
+            reading = 0 if self._for_router else zmq.POLLIN
+            self._loop.want(self._socket.fileno(), reading | (zmq.POLLOUT if self._blocked else 0))
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -372,8 +423,12 @@ class Link:
             self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)
             self._flush_soon()
 
-    def _report_traffic(self) -> None:
+    def _each_second(self) -> None:
         self._reports_left = REPORTS_PER_SECOND
+        self._resolves_left = RESOLVES_PER_SECOND
+        self._report_traffic()
+
+    def _report_traffic(self) -> None:
         received, sent = self._received - self._reported_received, self._sent - self._reported_sent
         if not received and not sent:
             return
@@ -389,6 +444,7 @@ class Link:
         self._counters["octets.received"], self._counters["octets.sent"] = self._received, self._sent
         self._counters["dropped.age"] = self._queue.dropped_age
         self._counters["dropped.full"] = self._queue.dropped_full
+        self._counters["dropped.control_full"] = self._queue.dropped_control
 
     def _report_used(self) -> None:
         if self._used:

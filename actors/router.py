@@ -48,6 +48,8 @@ from protocol.frames import (
     TablePart,
     in_parts,
 )
+from protocol.mycelium.errors import WireError
+from protocol.mycelium.framing import split_control
 from protocol.mycelium.identity import ROUTER_ID_RANDOM_BYTES, address_of, router_id
 from protocol.mycelium.routing.events import LinkDead, RouteChanged, Saved, Send
 from protocol.mycelium.routing.router import Router
@@ -141,8 +143,14 @@ class RouterActor:
             self._counters["control.from_unknown_link"] += 1
             return
         now = self._loop.now()
-        for tlv in decode(message.packet).tlvs:
-            self._router.receive(message.link, tlv, now)
+        try:
+            for packet in split_control(message.packets):
+                for tlv in decode(packet).tlvs:
+                    self._router.receive(message.link, tlv, now)
+        except WireError as error:
+            # The link looked at them; whoever sent this is no link of ours.
+            self._counters["frames.malformed"] += 1
+            self._runtime.log.warning("dropped control packets that are none", link=message.link, reason=error)
         self._pump_soon()
 
     # --- data actors ------------------------------------------------------------------------------------------------

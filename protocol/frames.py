@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from protocol.codec import FrameError, Payload, frame, record
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 ADDRESS_BYTES: Final = 16
 KEY_BYTES: Final = 32
@@ -279,10 +279,10 @@ class LinkUp:
 
 @frame(0x31)
 class ControlArrived:
-    """Link → router: one control packet, header included, already found well-formed."""
+    """Link → router: control packets, headers included, one behind the other, already found well-formed."""
 
     link: int
-    packet: bytes
+    packets: bytes
 
 
 @frame(0x32)

@@ -8,6 +8,7 @@ header (4), whose last two bytes are the length of what follows. Reserved bytes 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from protocol.buffers import Buffer
@@ -86,6 +87,28 @@ def kind_of_datagram(datagram: Buffer) -> int:
     if size != len(datagram):
         raise FramingError("5.4", f"datagram of {len(datagram)} bytes around a packet of {size}")
     return kind
+
+
+def split_control(packets: Buffer) -> Iterator[memoryview]:
+    """The control packets, headers included, that lie one behind the other and fill `packets`.
+
+    Raises `FramingError` where the last one is not whole, or one of them is no control packet.
+    """
+    view = memoryview(packets)
+    start = 0
+    while start < len(view):
+        end = start + CONTROL_HEADER
+        if end <= len(view):
+            version_and_type, _, word = _FIRST_WORDS.unpack_from(view, start)
+            if version_and_type == _VERSION_AND_DATA:
+                raise FramingError("3.4", "a data packet among control packets")
+            if version_and_type != _VERSION_AND_CONTROL:
+                raise _bad_header(version_and_type)
+            end += word & _LENGTH_MASK
+        if end > len(view):
+            raise FramingError("3.4", f"of a control packet of {end - start} bytes {len(view) - start} are there")
+        yield view[start:end]
+        start = end
 
 
 class StreamDecoder:

@@ -79,7 +79,7 @@ from protocol.frames import (
     pack_lengths,
 )
 
-LAYOUT: dict[int, str] = {1: "0afcdec31fbc5b04"}
+LAYOUT: dict[int, str] = {1: "0afcdec31fbc5b04", 2: "bcfb999c6b565d8d"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")

@@ -20,6 +20,7 @@ from protocol.mycelium.framing import (
     StreamDecoder,
     kind_of_datagram,
     read_data_header,
+    split_control,
     write_data_header,
 )
 from protocol.mycelium.tlv import ControlError
@@ -323,3 +324,23 @@ class TestDatagrams:
     def test_datagram_that_is_not_exactly_one_packet_is_refused(self, datagram: bytes) -> None:
         with pytest.raises(FramingError):
             kind_of_datagram(datagram)
+
+
+class TestSplittingControl:
+    def test_packets_behind_each_other_come_apart(self) -> None:
+        packets = [factory.hello(), factory.update(), factory.ihu()]
+        assert [bytes(packet) for packet in split_control(b"".join(packets))] == packets
+
+    @pytest.mark.parametrize(
+        ("packets", "reason"),
+        [
+            (factory.hello() + factory.update()[:-1], "are there"),
+            (factory.hello() + b"\x01\x01", "are there"),
+            (factory.hello() + factory.data(b"abc"), "a data packet"),
+            (b"\x02" * 16, "version 2"),
+        ],
+        ids=["torn", "header torn", "data", "version"],
+    )
+    def test_anything_but_whole_control_packets_is_refused(self, packets: bytes, reason: str) -> None:
+        with pytest.raises(FramingError, match=reason):
+            list(split_control(packets))
