@@ -88,10 +88,10 @@ class Runtime:
         if welcome is not None:
             self.events.setsockopt(zmq.XPUB_WELCOME_MSG, pack(welcome))
         self.events.bind(self._address(self.start.name + ".events"))
-        self.tell_supervisor(Ready())
-        self._beat()
         self.loop.every(HEARTBEAT_SECONDS, self._beat)
         try:
+            self.tell_supervisor(Ready())
+            self._beat()
             self.loop.run()
             # What it counted last, such as the garbage that made it stop, is told before it is gone.
             self._beat()
