@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.queues import MAX_BUFFERS, QueueError, SendLimits, SendQueue, WaitingPackets, WaitLimits
 
 
-def data(queue: SendQueue, packets: list[bytes], now: float = 0.0, lease: object = None) -> None:
-    queue.data(memoryview(b"".join(packets)), list(accumulate(map(len, packets))), now, lease)
+def data(
+    queue: SendQueue, packets: list[bytes], now: float = 0.0, lease: object = None, pair: bytes | None = b"pair"
+) -> None:
+    queue.data(memoryview(b"".join(packets)), list(accumulate(map(len, packets))), now, lease, pair)
 
 
 def offered(queue: SendQueue, now: float = 0.0, limit: int = 1 << 20) -> bytes:
@@ -123,8 +127,8 @@ def test_rest_of_a_torn_packet_is_never_too_old() -> None:
     assert queue.dropped_age == 1
 
 
-def test_oldest_data_makes_room() -> None:
-    queue = SendQueue(SendLimits(data_bytes=10))
+def test_oldest_data_of_a_pair_that_has_too_much_makes_room() -> None:
+    queue = SendQueue(SendLimits(pair_bytes=10))
     data(queue, [b"aaaa", b"bbbb"])
     data(queue, [b"cccc"])
     assert offered(queue) == b"bbbbcccc"
@@ -134,7 +138,7 @@ def test_oldest_data_makes_room() -> None:
 
 
 def test_rest_of_a_torn_packet_does_not_make_room() -> None:
-    queue = SendQueue(SendLimits(data_bytes=10))
+    queue = SendQueue(SendLimits(pair_bytes=10))
     data(queue, [b"aaaa", b"bbbb"])
     write(queue, 1)
     data(queue, [b"cccccccccc"])
@@ -183,7 +187,7 @@ def test_lease_of_a_run_outlives_a_torn_packet_in_its_middle() -> None:
 
 
 def test_leases_of_dropped_data_come_back() -> None:
-    queue = SendQueue(SendLimits(data_bytes=5, max_age=1.0))
+    queue = SendQueue(SendLimits(pair_bytes=5, max_age=1.0))
     data(queue, [b"first"], lease=1)
     data(queue, [b"other"], lease=2)
     queue.expire(9.0)
@@ -225,19 +229,187 @@ def test_control_packet_without_bytes_is_refused() -> None:
         SendQueue().control(b"")
 
 
-@pytest.mark.parametrize("limits", [{"control_packets": 0}, {"control_bytes": 0}, {"data_bytes": -1}, {"max_age": 0.0}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"control_packets": 0},
+        {"control_bytes": 0},
+        {"data_bytes": -1},
+        {"pair_bytes": 0},
+        {"queues": 0},
+        {"quantum": 0},
+        {"max_age": 0.0},
+    ],
+)
 def test_send_limit_that_lets_nothing_through_is_refused(limits: dict[str, int]) -> None:
     with pytest.raises(QueueError, match="above zero"):
         SendLimits(**limits)
 
 
+MANY = 1 << 40
+"""So many queues that no two pairs of a test share one."""
+A, B, C = (bytes([letter]) * 32 for letter in b"abc")
+
+
+def data_packet(pair: bytes, length: int) -> bytes:
+    """A data packet as far as queues look at it: the addresses lie in bytes 8 to 39. It says how long it is."""
+    return length.to_bytes(8, "big") + pair + b"." * (length - 40)
+
+
+def test_pairs_take_turns_of_a_quantum() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=4))
+    data(queue, [b"a1", b"a2", b"a3", b"a4", b"a5"], pair=A)
+    data(queue, [b"b1", b"b2", b"b3"], pair=B)
+    assert write(queue, 100) == b"a1a2b1b2"
+    assert write(queue, 100) == b"a3a4b3"
+    assert write(queue, 100) == b"a5"
+
+
+def test_turn_that_was_overdrawn_is_made_up_for() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=3))
+    data(queue, [b"a1", b"a2", b"a3", b"a4"], pair=A)
+    data(queue, [b"b1", b"b2", b"b3", b"b4"], pair=B)
+    assert write(queue, 100) == b"a1a2b1b2"
+    assert write(queue, 100) == b"a3b3"
+
+
+def test_pair_whose_packet_is_many_turns_long_still_gets_its_next_turn() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=2))
+    data(queue, [b"a long packet", b"a"], pair=A)
+    data(queue, [b"b1", b"b2"], pair=B)
+    assert write(queue, 100) == b"a long packetb1"
+    assert write(queue, 100) == b"ab2"
+
+
+def test_pair_alone_is_offered_whole() -> None:
+    queue = SendQueue(SendLimits(quantum=4))
+    data(queue, [b"a1", b"a2", b"a3"], pair=A)
+    data(queue, [b"a4", b"a5", b"a6"], pair=A)
+    assert queue.buffers(0.0, 100) == [b"a1a2a3", b"a4a5a6"]
+
+
+def test_pair_that_wants_little_waits_for_one_turn_of_a_bulk_pair_only() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=100))
+    for _ in range(10):
+        data(queue, [b"a" * 50] * 10, pair=A)
+    write(queue, 1000)
+    data(queue, [b"hi"], pair=B)
+    assert write(queue, 1000) == b"a" * 100 + b"hi"
+
+
+def test_turn_goes_on_where_a_short_write_ended_it() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=6))
+    data(queue, [b"a1", b"a2", b"a3", b"a4"], pair=A)
+    data(queue, [b"b1", b"b2", b"b3", b"b4"], pair=B)
+    assert write(queue, 3) == b"a1a"
+    assert offered(queue) == b"2a3b1b2b3"
+    assert write(queue, 6) == b"2a3b1b"
+    assert offered(queue) == b"2b3a4"
+
+
+def test_turn_that_the_limit_cuts_short_goes_on_with_the_next_write() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=6))
+    data(queue, [b"a1", b"a2", b"a3", b"a4"], pair=A)
+    data(queue, [b"b1"], pair=B)
+    assert offered(queue, limit=5) == b"a1a2"
+    queue.sent(4)
+    assert offered(queue) == b"a3b1"
+
+
+def test_pair_that_has_too_much_loses_its_own_packets_alone() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, pair_bytes=4))
+    data(queue, [b"b1"], pair=B)
+    data(queue, [b"a1", b"a2", b"a3"], pair=A)
+    assert (offered(queue), queue.dropped_full) == (b"b1a2a3", 1)
+
+
+def test_pair_that_has_most_makes_room_when_all_have_too_much() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, data_bytes=20))
+    data(queue, [b"b1"], pair=B)
+    data(queue, [b"a%d" % number for number in range(8)], pair=A)
+    data(queue, [b"c1", b"c2"], pair=C)
+    # Half of what the fattest pair had goes at once.
+    assert (offered(queue), queue.dropped_full) == (b"b1a4a5a6a7c1c2", 4)
+
+
+def test_packet_larger_than_all_room_is_dropped() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, data_bytes=20))
+    data(queue, [b"b1"], pair=B)
+    data(queue, [b"a" * 21], lease=7, pair=A)
+    assert (offered(queue), queue.dropped_full, queue.released()) == (b"b1", 1, [7])
+
+
+def test_pairs_that_hash_to_the_same_queue_share_it() -> None:
+    queue = SendQueue(SendLimits(queues=1, quantum=2))
+    for pair, packet in ((A, b"a1"), (B, b"b1"), (C, b"c1"), (A, b"a2")):
+        data(queue, [packet], pair=pair)
+    assert offered(queue) == b"a1b1c1a2"
+
+
+def test_run_of_several_pairs_is_queued_by_the_packets_own_addresses() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=90))
+    packets = [data_packet(pair, 40 + number) for number, pair in enumerate([A, A, B, A, B, B])]
+    data(queue, packets, pair=None)
+    order = [packets[number] for number in (0, 1, 3, 2, 4, 5)]
+    assert offered(queue) == b"".join(order[:3]) + b"".join(order[3:])
+    data(queue, [data_packet(A, 60)], pair=A)
+    assert write(queue, 10_000) == b"".join([*order[:3], *order[3:]])
+    assert offered(queue) == data_packet(A, 60)
+
+
+def test_lease_of_a_run_of_several_pairs_comes_back_with_its_last_packet() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, max_age=1.0))
+    data(queue, [data_packet(pair, 50) for pair in (A, B, A, C)], lease=7, pair=None)
+    write(queue, 60)
+    assert queue.released() == []
+    write(queue, 130)
+    assert queue.released() == []
+    write(queue, 10)
+    assert queue.released() == [7]
+    data(queue, [data_packet(pair, 50) for pair in (A, B)], lease=8, pair=None)
+    data(queue, [data_packet(pair, 50) for pair in (A, B)], pair=None)
+    queue.expire(9.0)
+    assert queue.released() == [8]
+
+
+def test_packet_without_a_whole_header_has_a_place_in_the_queue_too() -> None:
+    queue = SendQueue(SendLimits(queues=MANY))
+    data(queue, [b"short", data_packet(A, 40), b"short too"], pair=None)
+    assert sorted(offered(queue)) == sorted(b"short" + data_packet(A, 40) + b"short too")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bulk_pairs_share_the_link_equally_whatever_their_packets(seed: int) -> None:
+    random = Random(seed)
+    queue = SendQueue(SendLimits(queues=MANY, data_bytes=1 << 40, pair_bytes=1 << 40))
+    shares: Counter[bytes] = Counter()
+    waiting: Counter[bytes] = Counter()
+    sizes = {A: 1342, B: 65_575, C: random.randint(40, 65_575)}
+    stream = bytearray()
+    for _ in range(400):
+        for pair, size in sizes.items():
+            while waiting[pair] < 400_000:
+                packets = [data_packet(pair, size)] * (65_575 // size)
+                data(queue, packets, pair=pair)
+                waiting[pair] += size * len(packets)
+        stream += write(queue, random.randint(1, 300_000))
+        while len(stream) >= 8 and len(stream) >= (length := int.from_bytes(stream[:8], "big")):
+            pair = bytes(stream[8:40])
+            assert sizes[pair] == length
+            shares[pair] += length
+            waiting[pair] -= length
+            del stream[:length]
+    assert max(shares.values()) < 1.1 * min(shares.values())
+
+
 @dataclass(eq=False)
 class Waiting:
-    """A packet of the model, `written` of its bytes out."""
+    """A packet of the model, `written` of its bytes out. Control has no pair."""
 
     packet: bytes
-    since: float
-    run: int | None
+    since: float = 0.0
+    run: int | None = None
+    pair: bytes | None = None
     written: int = 0
 
     @property
@@ -245,79 +417,132 @@ class Waiting:
         return self.packet[self.written :]
 
 
+def bytes_of(waiting: list[Waiting]) -> int:
+    return sum(len(packet.rest) for packet in waiting)
+
+
 @dataclass
 class ObviousQueue:
-    """What `SendQueue` does, packet by packet and byte by byte."""
+    """What `SendQueue` does, packet by packet."""
 
     limits: SendLimits
     torn: list[Waiting] = field(default_factory=list)
     control: list[Waiting] = field(default_factory=list)
-    data: list[Waiting] = field(default_factory=list)
+    pairs: dict[bytes, list[Waiting]] = field(default_factory=dict)
+    ring: list[bytes] = field(default_factory=list)
+    credit: dict[bytes, int] = field(default_factory=dict)
+    offered: list[Waiting] = field(default_factory=list)
     dropped_age: int = 0
     dropped_full: int = 0
 
-    def order(self) -> list[Waiting]:
-        return self.torn + self.control + self.data
+    def data(self) -> list[Waiting]:
+        return [packet for pair in self.ring for packet in self.pairs[pair]]
 
     def add_control(self, packet: bytes) -> bool:
         if (
             len(self.control) == self.limits.control_packets
-            or sum(len(waiting.packet) for waiting in self.control) + len(packet) > self.limits.control_bytes
+            or bytes_of(self.control) + len(packet) > self.limits.control_bytes
         ):
             return False
-        self.control.append(Waiting(packet, 0.0, None))
+        self.control.append(Waiting(packet))
         return True
 
     def add_data(self, packets: list[bytes], now: float, run: int) -> None:
-        self.data += [Waiting(packet, now, run) for packet in packets]
-        while sum(len(waiting.packet) for waiting in self.data) > self.limits.data_bytes:
-            self.data.pop(0)
+        for pair, neighbours in groupby(packets, key=lambda packet: packet[8:40]):
+            if pair not in self.ring:
+                self.ring.append(pair)
+                self.pairs[pair] = []
+                self.credit[pair] = self.limits.quantum
+            self.pairs[pair] += [Waiting(packet, now, run, pair) for packet in neighbours]
+            self.drop_oldest(pair, bytes_of(self.pairs[pair]) - self.limits.pair_bytes)
+            while (surplus := bytes_of(self.data()) - self.limits.data_bytes) > 0:
+                fattest = max(self.ring, key=lambda pair: bytes_of(self.pairs[pair]))
+                half = bytes_of(self.pairs[fattest]) // 2
+                self.drop_oldest(fattest, max(surplus, min(half, self.limits.quantum)))
+
+    def drop_oldest(self, pair: bytes, surplus: int) -> None:
+        while surplus > 0 and self.pairs[pair]:
+            surplus -= len(self.pairs[pair].pop(0).packet)
             self.dropped_full += 1
+        self.tidy()
 
     def expire(self, now: float) -> None:
-        while self.data and now - self.data[0].since > self.limits.max_age:
-            self.data.pop(0)
-            self.dropped_age += 1
+        for pair in self.ring:
+            young = [packet for packet in self.pairs[pair] if now - packet.since <= self.limits.max_age]
+            self.dropped_age += len(self.pairs[pair]) - len(young)
+            self.pairs[pair] = young
+        self.tidy()
+
+    def tidy(self) -> None:
+        self.ring = [pair for pair in self.ring if self.pairs[pair]]
 
     def offer(self, limit: int) -> bytes:
-        offer = b""
-        for waiting in self.order():
-            if offer and len(offer) + len(waiting.rest) > limit:
+        self.offered = []
+        for packet in self.order():
+            if self.offered and bytes_of([*self.offered, packet]) > limit:
                 break
-            offer += waiting.rest
-        return offer
+            self.offered.append(packet)
+        return b"".join(packet.rest for packet in self.offered)
+
+    def order(self) -> list[Waiting]:
+        """One turn of each pair behind what goes before data."""
+        order = self.torn + self.control
+        for pair in self.ring:
+            credit = self.credit[pair]
+            for packet in self.pairs[pair]:
+                if credit > 0 or len(self.ring) == 1:
+                    order.append(packet)
+                    credit -= len(packet.packet)
+        return order
 
     def sent(self, count: int) -> None:
-        for _ in range(count):
-            waiting = self.order()[0]
-            for queue in (self.torn, self.control, self.data):
-                if waiting in queue:
-                    queue.remove(waiting)
-            waiting.written += 1
-            if waiting.rest:
-                self.torn = [waiting]
+        alone = len(self.ring) == 1
+        for packet in self.offered:
+            if not count:
+                break
+            written = min(count, len(packet.rest))
+            count -= written
+            if packet in self.torn:
+                self.torn = []
+            elif packet.pair is None:
+                self.control.remove(packet)
+            else:
+                self.sent_data(packet.pair, packet, alone)
+            packet.written += written
+            if packet.rest:
+                self.torn = [packet]
+
+    def sent_data(self, pair: bytes, packet: Waiting, alone: bool) -> None:
+        self.pairs[pair].remove(packet)
+        self.tidy()
+        if pair in self.ring and not alone:
+            self.credit[pair] -= len(packet.packet)
+            if self.credit[pair] <= 0:
+                self.credit[pair] = max(1, self.credit[pair] + self.limits.quantum)
+                self.ring = [*self.ring[1:], pair]
 
     def leases(self) -> set[int]:
-        return {waiting.run for waiting in self.torn + self.data if waiting.run is not None}
+        return {packet.run for packet in self.torn + self.data() if packet.run is not None}
 
 
-def packets_of(kind: bytes) -> st.SearchStrategy[bytes]:
-    """Packets that say how long they are and of which kind, so that the stream can be read again."""
-    return st.integers(0, 9).map(lambda length: bytes([length]) + kind * (length + 1))
-
-
+control_packets = st.integers(8, 20).map(lambda length: length.to_bytes(8, "big") + b"!" * (length - 8))
+data_packets = st.tuples(st.sampled_from([A, B, C]), st.integers(40, 60)).map(lambda drawn: data_packet(*drawn))
 operations = st.lists(
-    st.tuples(st.just("control"), packets_of(b"c"))
-    | st.tuples(st.just("data"), st.lists(packets_of(b"d"), min_size=1, max_size=5))
+    st.tuples(st.just("control"), control_packets)
+    | st.tuples(st.just("mixed"), st.lists(data_packets, min_size=1, max_size=6))
+    | st.tuples(st.just("one pair"), st.tuples(st.sampled_from([A, B, C]), st.lists(st.integers(40, 60), min_size=1)))
     | st.tuples(st.just("pass"), st.sampled_from([0.0, 0.3, 0.6]))
-    | st.tuples(st.just("write"), st.tuples(st.integers(0, 60), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))),
+    | st.tuples(st.just("write"), st.tuples(st.integers(0, 400), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))),
     max_size=40,
 )
 
 
+@settings(deadline=None)
 @given(operations)
 def test_stream_is_that_of_the_obvious_queue_for_any_short_writes(steps: list[tuple[str, Any]]) -> None:
-    limits = SendLimits(control_packets=4, control_bytes=30, data_bytes=60, max_age=1.0)
+    limits = SendLimits(
+        control_packets=4, control_bytes=60, data_bytes=600, pair_bytes=400, max_age=1.0, queues=MANY, quantum=100
+    )
     queue, model = SendQueue(limits), ObviousQueue(limits)
     now, stream, refused = 0.0, b"", 0
     leased: set[object] = set()
@@ -326,9 +551,13 @@ def test_stream_is_that_of_the_obvious_queue_for_any_short_writes(steps: list[tu
             accepted = queue.control(argument)
             assert accepted == model.add_control(argument)
             refused += not accepted
-        elif step == "data":
-            data(queue, argument, now, lease=number)
-            model.add_data(argument, now, number)
+        elif step in ("mixed", "one pair"):
+            pair, packets = None, argument
+            if step == "one pair":
+                pair = argument[0]
+                packets = [data_packet(pair, length) for length in argument[1]]
+            data(queue, packets, now, number, pair)
+            model.add_data(packets, now, number)
             leased.add(number)
         elif step == "pass":
             now += argument
@@ -343,8 +572,9 @@ def test_stream_is_that_of_the_obvious_queue_for_any_short_writes(steps: list[tu
             stream += offer[:count]
         leased -= set(queue.released())
         assert leased == model.leases()
-        assert queue.pending_bytes == sum(len(waiting.rest) for waiting in model.order())
-        assert queue.oldest == (model.data[0].since if model.data else None)
+        waiting = model.torn + model.control + model.data()
+        assert queue.pending_bytes == bytes_of(waiting)
+        assert queue.oldest == min((packet.since for packet in model.data()), default=None)
     assert (queue.dropped_age, queue.dropped_full, queue.dropped_control) == (
         model.dropped_age,
         model.dropped_full,
@@ -354,9 +584,11 @@ def test_stream_is_that_of_the_obvious_queue_for_any_short_writes(steps: list[tu
 
 
 def assert_whole_packets(stream: bytes) -> None:
-    while stream:
-        packet, stream = stream[: stream[0] + 2], stream[stream[0] + 2 :]
-        assert set(packet[1:]) <= {ord("c")} or set(packet[1:]) <= {ord("d")}
+    """Nothing but packets, of which the last may be torn."""
+    while len(stream) > 8:
+        length = int.from_bytes(stream[:8], "big")
+        body, stream = stream[8:length], stream[length:]
+        assert body == b"!" * len(body) or body == (body[:1] * 32 + b"." * len(body))[: len(body)]
 
 
 NEAR, FAR = bytes(8), bytes([5] * 8)
