@@ -302,7 +302,8 @@ class SendQueue:
             size = pair.bytes
             if size <= room and size <= credit and len(offer) + len(pair.runs) <= MAX_BUFFERS:
                 for run in pair.runs:
-                    offer.append(run.payload[run.start :] if run.start else run.payload)  # noqa: PERF401
+                    start = run.start
+                    offer.append(run.payload[start:] if start else run.payload)
             else:
                 size = _offer_part(pair, credit, offer, room)
             plan.append((pair, size))
