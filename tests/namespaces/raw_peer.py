@@ -97,6 +97,15 @@ class RawPeer:
         self._announcement = factory.control(factory.tlv(TYPE_UPDATE, fields + self.address[:8] + self.router_id))
         self.send(self._announcement)
 
+    def announce_foreign(self, count: int) -> None:
+        """Sends, in one piece, Updates for the /64 of `count` nodes that nobody has heard of."""
+        updates = bytearray()
+        for _ in range(count):
+            key = os.urandom(32)
+            fields = struct.pack("!BBBBHHH", 2, 0, 64, 0, 30000, 0, 100)
+            updates += factory.control(factory.tlv(TYPE_UPDATE, fields + address_of(key)[:8] + key + bytes(8)))
+        self.send(bytes(updates))
+
     def ask_seqno(self, prefix: bytes, router_id: bytes, seqno: int) -> None:
         """Sends a Seqno Request for a /64 of the node `router_id`."""
         fields = struct.pack("!BBHBB", 2, 64, seqno, 64, 0)

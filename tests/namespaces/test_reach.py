@@ -13,11 +13,13 @@ from tests.lab.flow import transfer
 from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
 from tests.lab.ping import FINAL_WAIT, Pinger, ping, ping_until_reply
+from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT, Line, build_line
 from tests.namespaces.raw_peer import RawPeer, echo_reply
 
 pytestmark = pytest.mark.namespaces
 
+MANY_ROUTES: Final = 3000
 FLOW_BYTES: Final = 50_000_000
 ODD_SIZES: Final = (0, 1, 7, 8, 63, 500, 1231, 1232, 1233, 1293, 1294, 1295, 2000, 4097, 9001, 30_011)
 """Around the quote limit of 1232, the largest payload in one packet (1294 of MTU 1342), and fragmented."""
@@ -97,3 +99,18 @@ def test_first_packet_to_an_unannounced_destination_three_hops_away_is_answered(
         stranger.send(stranger.seal(near_key, reply, near_address))
         report = pinger.finish(FINAL_WAIT + 10)
     assert (asked.body[0], report.received, report.errors) == (2, 1, ())
+
+
+def test_large_table_told_at_once_reaches_a_node_behind_the_relay_whole(line: Line) -> None:
+    place = line.lab.namespace("teller")
+    wire = line.lab.wire(place, line.relay.namespace)
+    with RawPeer(place, wire.right_address) as teller:
+        teller.say_hello()
+        teller.announce_foreign(MANY_ROUTES)
+        wait_until("all routes at the far end of the line", lambda: count_routes(line.near) >= MANY_ROUTES, 20.0)
+    wait_until("no route left when the teller is gone", lambda: count_routes(line.near) < MANY_ROUTES, 20.0)
+
+
+def count_routes(node: SeptateNode) -> int:
+    """How many routes the node has selected."""
+    return len(node.api.get("/api/v1/admin/routes/selected") or [])
