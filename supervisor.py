@@ -28,12 +28,14 @@ from typing import Any, Final
 import actors.births as births
 from actors import openings, setup
 from actors.births import Surroundings
+from actors.keepsakes import Arenas, Connection
 from actors.peers import KeptLink
 from actors.runtime import logs
 from actors.runtime.birth import Birth, fork_once
 from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
 from actors.runtime.figures import proportional_kib
 from actors.runtime.folder import FolderError, RuntimeFolder
+from actors.runtime.positions import PositionsError
 from actors.runtime.systemd import Notifier
 from protocol.codec import FrameError, warm_up
 from protocol.frames import (
@@ -78,8 +80,8 @@ class Child:
     """One supervised process over all its incarnations."""
 
     birth: Birth[Any]
-    link: SpawnLink | None = None
-    """What the link was made of, where it is one."""
+    link: Connection | None = None
+    """The connection, where it is a link."""
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     pid: int = 0
     pidfd: int = -1
@@ -192,15 +194,16 @@ class Supervisor:
             api=openings.listen_for_api(*config.api_addr, self._log),
             started_at=time.time(),
             kept_links=self._kept_links,
+            arenas=Arenas(),
             next_link=lambda: self._next_link,
         )
 
     def _kept_links(self) -> tuple[KeptLink, ...]:
         now = time.monotonic()
+        connections = [child.link for child in self._children.values() if child.link is not None]
         return tuple(
-            KeptLink(child.link.link, child.link.endpoint, child.link.outbound, now - child.started)
-            for child in self._children.values()
-            if child.link is not None
+            KeptLink(link.message.link, link.message.endpoint, link.message.outbound, now - link.since)
+            for link in connections
         )
 
     def _stop_all(self) -> None:
@@ -292,12 +295,14 @@ class Supervisor:
         self._ended(child, reason, failed=status != 0)
 
     def _ended(self, child: Child, reason: str, *, failed: bool) -> None:
-        if child.link is not None:
-            self._link_ended(child, reason, failed=failed)
+        if child.link is not None and (why := self._why_link_is_over(child, child.link, failed=failed)):
+            self._retire(child, child.link, why if failed else reason)
             return
         pause = child.policy.died()
         if child.policy.life is Life.ENDED:
             del self._children[child.name]
+        elif pause is None and child.link is not None:
+            self._retire(child, child.link, f"{reason}, again and again before it was ready")
         elif pause is None:
             self._log.error(f"{child.name} {reason}, again and again before it was ready: given up; the rest goes on")
         else:
@@ -312,15 +317,25 @@ class Supervisor:
             child.policy.again()
             self._start(child)
 
-    def _link_ended(self, child: Child, reason: str, *, failed: bool) -> None:
+    def _why_link_is_over(self, child: Child, connection: Connection, *, failed: bool) -> str:
+        """Empty where a link's process was killed and a successor can go on in its connection."""
+        if self._stopping or child.policy.life is Life.STOPPING or not failed:
+            return "ended"
+        return connection.died()
+
+    def _retire(self, child: Child, connection: Connection, reason: str) -> None:
+        """The end of a link: its connection closes, whoever still has a copy."""
         del self._children[child.name]
         self._gone_links.update(child.figures.counters)
-        if child.link is None or self._stopping:
+        connection.close()
+        if self._around is not None:
+            self._around.arenas.retire(child.name)
+        self._folder.forget_sockets_of(child.name)
+        if self._stopping:
             return
-        if failed:
-            self._log.warning(f"{child.name} {reason}", peer=child.link.endpoint)
+        self._log.info(f"{child.name} {reason}", peer=connection.message.endpoint)
         for name in ("router", "peers"):
-            self._tell(name, LinkGone(child.link.link, reason))
+            self._tell(name, LinkGone(connection.message.link, reason))
         self._report_status()
 
     def _let_go(self, child: Child) -> None:
@@ -420,8 +435,12 @@ class Supervisor:
             self._tell(child.name, LinkGone(message.link, f"refused: {refusal}"))
             return
         self._next_link = max(self._next_link, message.link + 1)
-        # The connection ends with its process: our copy is closed behind this.
-        self._start(Child(births.link(surroundings, message, descriptors[0]), message))
+        connection = Connection(message, descriptors.pop(), surroundings.arenas)
+        try:
+            self._start(Child(births.link(surroundings, connection), connection))
+        except PositionsError as error:
+            connection.close()
+            self._tell(child.name, LinkGone(message.link, str(error)))
 
     def _why_no_link(self, message: SpawnLink, descriptors: list[int]) -> str:
         if len(descriptors) != 1:

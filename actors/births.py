@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,17 +14,22 @@ from actors import link as link_actor
 from actors import peers as peers_actor
 from actors import router as router_actor
 from actors import tun as tun_actor
+from actors.keepsakes import Arenas, Connection
 from actors.runtime.actor import Start
 from actors.runtime.birth import Birth
 from actors.runtime.confine import FileRights, python_trees
 from actors.runtime.logs import LogFormat
-from protocol.frames import Role, SpawnLink
+from protocol.frames import Role
 from protocol.mycelium.identity import address_of
 from protocol.prefix import subnet_of
 from septate.config import NodeConfig
 
 MTU: Final = 1342
 """Of the TUN device, bytes: a reference node's QUIC link dies of a larger packet (wire spec 5.6)."""
+TUN_SLOTS: Final = 64
+LINK_SLOTS: Final = 32
+"""Of 256 KiB in an arena; memory is taken as they are used, and given back when they are idle."""
+_TUN: Final = "tun"
 _LINK: Final = "link-"
 _OUR_CODE: Final = tuple(Path(module.__path__[0]) for module in (actors, protocol, septate))
 """Late imports read it; the folder around it, which may hold a key in a checkout, stays out of reach."""
@@ -47,6 +51,8 @@ class Surroundings:
     started_at: float
     kept_links: Callable[[], tuple[peers_actor.KeptLink, ...]]
     """The links that run at this moment; asked in a newborn child, whose memory is the supervisor's of that moment."""
+    arenas: Arenas
+    """Asked likewise."""
     next_link: Callable[[], int]
     """A number that no link has had."""
 
@@ -62,12 +68,39 @@ def link_name(number: int) -> str:
     return f"{_LINK}{number}"
 
 
-def link(around: Surroundings, message: SpawnLink, connection: int) -> Birth[link_actor.LinkConfig]:
-    """The process of one connection."""
-    own = subnet_of(address_of(around.public_key)).network[:8]
-    config = link_actor.LinkConfig(message.link, connection, message.endpoint, message.outbound, own)
-    start = _start(around, Role.LINK, link_name(message.link), f"link {message.endpoint}")
-    return Birth(start, link_actor.main, lambda: config, (connection,), _files(around))
+def link(around: Surroundings, connection: Connection) -> Birth[link_actor.LinkConfig]:
+    """The process of one connection. Raises `PositionsError` where that is over already."""
+    message, base = connection.message, connection.base()
+    name = link_name(message.link)
+    own_subnet = subnet_of(address_of(around.public_key)).network[:8]
+
+    def prepare() -> link_actor.LinkConfig:
+        return link_actor.LinkConfig(
+            number=message.link,
+            connection=connection.descriptor,
+            endpoint=message.endpoint,
+            outbound=message.outbound,
+            own_subnet=own_subnet,
+            ledger=connection.ledger,
+            base=base,
+            arena=around.arenas.current(name),
+            resumed=connection.resumed,
+            old_arenas=connection.needed,
+        )
+
+    def own() -> tuple[int, ...]:
+        arena = around.arenas.current(name)
+        old = tuple(needed.descriptor for needed in connection.needed)
+        return (connection.descriptor, connection.ledger, arena.writable, arena.readable, *old)
+
+    return Birth(
+        _start(around, Role.LINK, name, f"link {message.endpoint}"),
+        link_actor.main,
+        prepare,
+        own,
+        _files(around),
+        before=lambda: around.arenas.renew(name, LINK_SLOTS),
+    )
 
 
 def _router(around: Surroundings) -> Birth[router_actor.RouterConfig]:
@@ -76,14 +109,29 @@ def _router(around: Surroundings) -> Birth[router_actor.RouterConfig]:
         return router_actor.RouterConfig(around.public_key, around.router_memory, links)
 
     start = _start(around, Role.ROUTER, "router", "router")
-    return Birth(start, router_actor.main, prepare, (around.router_memory,), _files(around))
+    return Birth(start, router_actor.main, prepare, lambda: (around.router_memory,), _files(around))
 
 
 def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
-    prepare = partial(tun_actor.prepare, around.tun, MTU, around.udp_offload, around.config.key_file)
-    own = () if around.tun < 0 else (around.tun,)
-    start = _start(around, Role.TUN, "tun", f"tun {around.config.tun_name}" if own else "tun (no device)")
-    return Birth(start, tun_actor.main, prepare, own, _files(around), dumpable=False)
+    def prepare() -> tun_actor.TunConfig:
+        return tun_actor.prepare(
+            around.tun, MTU, around.udp_offload, around.arenas.current(_TUN), around.config.key_file
+        )
+
+    def own() -> tuple[int, ...]:
+        arena = around.arenas.current(_TUN)
+        device = () if around.tun < 0 else (around.tun,)
+        return (arena.writable, arena.readable, *device)
+
+    return Birth(
+        _start(around, Role.TUN, _TUN, f"tun {around.config.tun_name}" if around.tun >= 0 else "tun (no device)"),
+        tun_actor.main,
+        prepare,
+        own,
+        _files(around),
+        before=lambda: around.arenas.renew(_TUN, TUN_SLOTS),
+        dumpable=False,
+    )
 
 
 def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
@@ -94,12 +142,12 @@ def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
 
     start = _start(around, Role.PEERS, "peers", "peers")
     own = (around.peers_memory,) if around.listener < 0 else (around.peers_memory, around.listener)
-    return Birth(start, peers_actor.main, prepare, own, _files(around, connect_tcp=True))
+    return Birth(start, peers_actor.main, prepare, lambda: own, _files(around, connect_tcp=True))
 
 
 def _status(around: Surroundings) -> Birth[Any]:
     start = _start(around, Role.STATUS, "status", "status")
-    return Birth(start, _status_main, lambda: around, (around.api,), _files(around))
+    return Birth(start, _status_main, lambda: around, lambda: (around.api,), _files(around))
 
 
 def _status_main(runtime: Any, around: Surroundings) -> None:

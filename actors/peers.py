@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgpack
-import zmq
 
 from actors.runtime.actor import Runtime
-from actors.runtime.loop import Timer
+from actors.runtime.loop import READABLE, WRITABLE, Timer
 from actors.runtime.memory import MemoryFile
 from protocol.accounting import AddressCounts
 from protocol.frames import (
@@ -178,7 +177,7 @@ class Peers:
         number = connection.fileno()
         timer = self._loop.call_after(DIAL_SECONDS, lambda: self._dialled(number, "no answer"))
         self._dialling[number] = (endpoint, connection, timer)
-        self._loop.watch(number, lambda _: self._dialled(number, ""), events=zmq.POLLOUT)
+        self._loop.watch(number, lambda _: self._dialled(number, ""), events=WRITABLE)
 
     def _dialled(self, number: int, failure: str) -> None:
         endpoint, connection, timer = self._dialling.pop(number)
@@ -227,7 +226,7 @@ class Peers:
         if self._listener is not None:
             number = self._listener.fileno()
             self._loop.want(number, 0)
-            self._loop.call_after(ACCEPT_PAUSE_SECONDS, lambda: self._loop.want(number, zmq.POLLIN))
+            self._loop.call_after(ACCEPT_PAUSE_SECONDS, lambda: self._loop.want(number, READABLE))
 
     def _wait_for_first_word(self, connection: socket.socket) -> None:
         if len(self._silent) >= MAX_SILENT:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,11 @@ from protocol.prefix import Prefix, subnet_of
 
 COMPACT_BYTES: Final = 4 << 20
 GONE_LINKS: Final = 1024
+EARLY_LINKS: Final = 64
+EARLY_PACKETS: Final = 64
+RECENT_SENDS: Final = 64
+RECENT_SECONDS: Final = 2.0
+"""What was sent to a link so lately may have died with its process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ class RouterActor:
         self.epoch = time.monotonic_ns()
         self._serial = 0
         self._names: dict[int, str] = {}
+        self._recent: dict[int, deque[tuple[float, bytes]]] = {}
+        self._early: dict[int, deque[bytes]] = {}
         self._gone: dict[int, None] = {}
         self._timer: Timer | None = None
         self._pump_due = False
@@ -124,10 +131,16 @@ class RouterActor:
 
     def _on_link_up(self, _sender: bytes, message: LinkUp) -> None:
         # Its end may have overtaken its beginning: they come by different ways.
-        if message.link in self._gone or message.link in self._names:
+        if message.link in self._gone:
+            return
+        if message.link in self._names:
+            if message.resumed:
+                self._send_again(message.link)
             return
         self._names[message.link] = message.name
         self._router.link_up(message.link, message.static_cost, message.any_size, self._loop.now())
+        for packets in self._early.pop(message.link, ()):
+            self._receive(message.link, packets)
         self._pump_soon()
 
     def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
@@ -135,23 +148,38 @@ class RouterActor:
         if len(self._gone) > GONE_LINKS:
             self._gone.pop(next(iter(self._gone)))
         self._names.pop(message.link, None)
+        self._recent.pop(message.link, None)
+        self._early.pop(message.link, None)
         self._router.link_down(message.link, self._loop.now())
         self._pump_soon()
 
     def _on_control(self, _sender: bytes, message: ControlArrived) -> None:
-        if message.link not in self._names:
-            self._counters["control.from_unknown_link"] += 1
-            return
+        if message.link in self._names:
+            self._receive(message.link, message.packets)
+        elif message.link not in self._gone:
+            # Sent to a predecessor of ours: its introduction comes behind it.
+            self._keep_early(message.link, message.packets)
+
+    def _receive(self, link: int, packets: bytes) -> None:
         now = self._loop.now()
         try:
-            for packet in split_control(message.packets):
+            for packet in split_control(packets):
                 for tlv in decode(packet).tlvs:
-                    self._router.receive(message.link, tlv, now)
+                    self._router.receive(link, tlv, now)
         except WireError as error:
             # The link looked at them; whoever sent this is no link of ours.
             self._counters["frames.malformed"] += 1
-            self._runtime.log.warning("dropped control packets that are none", link=message.link, reason=error)
+            self._runtime.log.warning("dropped control packets that are none", link=link, reason=error)
         self._pump_soon()
+
+    def _keep_early(self, link: int, packets: bytes) -> None:
+        early = self._early.get(link)
+        if early is None:
+            if len(self._early) >= EARLY_LINKS:
+                self._early.pop(next(iter(self._early)))
+            early = self._early[link] = deque(maxlen=EARLY_PACKETS)
+        early.append(packets)
+        self._counters["control.early"] += 1
 
     # --- data actors ------------------------------------------------------------------------------------------------
 
@@ -203,8 +231,24 @@ class RouterActor:
             part = tuple(changes[start : start + MAX_CHANGES])
             self._runtime.publish(RouteDelta(self.epoch, self._serial, part))
         for link, packets in sends.items():
-            self._runtime.send(b"link-%d" % link, SendControl(b"".join(packets)))
+            self._send_control(link, b"".join(packets))
         self._plan()
+
+    def _send_control(self, link: int, packets: bytes) -> None:
+        self._runtime.send(b"link-%d" % link, SendControl(packets))
+        kept = self._recent.setdefault(link, deque(maxlen=RECENT_SENDS))
+        kept.append((self._loop.now(), packets))
+
+    def _send_again(self, link: int) -> None:
+        """A link's process died, not its connection: what it was about to write goes once more.
+
+        Told twice, a neighbour believes the same; a retraction that it never heard would be believed for long.
+        """
+        since = self._loop.now() - RECENT_SECONDS
+        for when, packets in self._recent.get(link, ()):
+            if when >= since:
+                self._counters["control.sent_again"] += 1
+                self._runtime.send(b"link-%d" % link, SendControl(packets))
 
     def _plan(self) -> None:
         deadline = self._router.next_deadline()

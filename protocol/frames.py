@@ -13,14 +13,15 @@ from typing import Final, TypeVar
 
 from protocol.codec import FrameError, Payload, frame, record
 
-SCHEMA: Final = 2
+SCHEMA: Final = 1
 
 ADDRESS_BYTES: Final = 16
 KEY_BYTES: Final = 32
 MAX_PART: Final = 1024
 """Rows in one part of a long answer."""
 MAX_CHANGES: Final = 1024
-MAX_RUN_BYTES: Final = 1 << 21
+MAX_SLOTS: Final = 4096
+MAX_RUN_BYTES: Final = 1 << 19
 """Payload bytes in one frame of packets; a sender splits before that."""
 
 _Row = TypeVar("_Row")
@@ -275,6 +276,8 @@ class LinkUp:
     name: str
     static_cost: int
     any_size: bool
+    resumed: bool
+    """Whether this process goes on in a connection that another one had, and may have lost what it was to write."""
 
 
 @frame(0x31)
@@ -325,39 +328,55 @@ def pack_lengths(lengths: list[int]) -> bytes:
     return struct.pack(f"<{len(lengths)}I", *lengths)
 
 
-def _check_run(lengths: bytes, payload: Payload) -> None:
-    if len(lengths) % 4 or not lengths:
-        raise FrameError(f"{len(lengths)} bytes of lengths")
-    if sum(lengths_of(lengths)) != len(payload):
-        raise FrameError("the lengths don't add up to the payload")
-    if len(payload) > MAX_RUN_BYTES:
-        raise FrameError(f"{len(payload)} bytes in one run of packets, at most {MAX_RUN_BYTES}")
-
-
 @frame(0x40)
-class Transmit:
-    """Tun or link → link: data packets to write, each with its header, as one piece.
+class Packets:
+    """Data actor → data actor, over a lane: data packets, each with its header, to be passed on in this order.
 
-    `lengths` holds 32-bit little-endian lengths, one per packet; where the payload lies elsewhere than in the frame
-    is the business of a later schema.
+    Towards tun they are for this node, hop limits counted down; towards a link they are to be written. Small runs lie
+    in `payload`, with 32-bit little-endian `lengths`, one per packet; others stay in the sender's arena, where `pieces`
+    says (`protocol/arena.py`). A reader gives each piece back with `Returned`.
     """
 
     lengths: bytes
     payload: Payload
+    pieces: bytes
 
     def __post_init__(self) -> None:
-        _check_run(self.lengths, self.payload)
+        if len(self.lengths) % 4 or sum(lengths_of(self.lengths)) != len(self.payload):
+            raise FrameError("the lengths don't add up to the payload")
+        if len(self.payload) > MAX_RUN_BYTES:
+            raise FrameError(f"{len(self.payload)} bytes in one run of packets, at most {MAX_RUN_BYTES}")
+        if not self.lengths and not self.pieces:
+            raise FrameError("a run without packets")
 
 
 @frame(0x41)
-class Arrived:
-    """Link → tun: data packets for this node, laid out as in `Transmit`, hop limits already counted down."""
+class Returned:
+    """Reader → writer of an arena: done with one piece in each of these slots (32-bit little-endian numbers)."""
 
-    lengths: bytes
-    payload: Payload
+    slots: bytes
 
     def __post_init__(self) -> None:
-        _check_run(self.lengths, self.payload)
+        if not self.slots or len(self.slots) % 4:
+            raise FrameError(f"{len(self.slots)} bytes of slot numbers")
+
+
+@frame(0x43)
+class LaneHello:
+    """Either side of a lane, first: the schema, and the arena whose descriptor came with the connection."""
+
+    schema: int
+    arena: int
+    slots: int
+
+    def __post_init__(self) -> None:
+        if self.arena < 1 or not 0 < self.slots <= MAX_SLOTS:
+            raise FrameError(f"arena {self.arena} of {self.slots} slots")
+
+
+@frame(0x44)
+class Recovered:
+    """Reader → writer: what a predecessor of the reader had leased is not needed any more."""
 
 
 class Undelivered(enum.IntEnum):

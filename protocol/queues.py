@@ -80,15 +80,46 @@ class _SharedLease:
 class _Run:
     """Data packets one behind the other in one piece of memory; those before number `next` are gone."""
 
-    __slots__ = ("boundaries", "lease", "next", "payload", "since", "start")
+    __slots__ = ("boundaries", "lease", "next", "payload", "place", "since", "start")
 
-    def __init__(self, payload: memoryview, boundaries: Sequence[int], since: float, lease: object) -> None:
+    def __init__(self, payload: memoryview, boundaries: Sequence[int], since: float, lease: object, place: int) -> None:
         self.payload = payload
         self.boundaries = boundaries
         self.since = since
         self.lease = lease
+        self.place = place
         self.next = 0
         self.start = 0
+
+
+class Offer:
+    """What one `sendmsg` should write, and where it lies, as a ledger wants to know (`protocol/ledger.py`)."""
+
+    __slots__ = ("buffers", "lead", "own", "pieces")
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview | bytes] = []
+        self.pieces: list[int] = []
+        """Place and length of each buffer, one after the other."""
+        self.own = bytearray()
+        """The bytes of all buffers that lie in memory of this process alone; their places count in it."""
+        self.lead = 0
+        """How much of the first buffer is the rest of a packet that was torn."""
+
+    def add_own(self, packet: memoryview | bytes) -> None:
+        """Adds a buffer that lies in memory of this process alone."""
+        self.pieces += (len(self.own), len(packet))
+        self.own += packet
+        self.buffers.append(packet)
+
+    def add(self, run: _Run, start: int, end: int) -> None:
+        """Adds the part of `run` from `start` to `end`."""
+        payload = run.payload[start:end] if end - start < len(run.payload) else run.payload
+        if not run.place:
+            self.add_own(payload)
+            return
+        self.pieces += (run.place + start, end - start)
+        self.buffers.append(payload)
 
 
 class _Pair:
@@ -159,6 +190,15 @@ class SendQueue:
         """When the oldest waiting data was queued; None when no data waits. Looks at every pair that has data."""
         return min((pair.runs[0].since for pair in self._ring), default=None)
 
+    def resume(self, torn: bytes) -> None:
+        """Begins with the rest of a packet that a predecessor tore."""
+        self._torn = memoryview(torn)
+
+    @property
+    def between_packets(self) -> bool:
+        """Whether what was written so far ends with a whole packet."""
+        return self._torn is None
+
     def control(self, packet: bytes) -> bool:
         """Queues one control packet; False when it had to be refused. Raises `QueueError` for one without bytes."""
         if not packet:
@@ -181,6 +221,7 @@ class SendQueue:
         now: float,
         lease: object = None,
         pair: bytes | None = None,
+        place: int = 0,
     ) -> None:
         """Queues a run of packets that lie one behind the other in `payload`.
 
@@ -191,6 +232,8 @@ class SendQueue:
         `pair` is given by a caller who knows that all packets have these outer addresses (32 bytes, source first);
         otherwise each packet's own are looked at, which takes longer. Packets of the same pair keep their order only
         where the pair is the right one.
+
+        `place` is a number that says where `payload` begins, for `Offer.pieces`; 0 for memory of this process alone.
 
         Raises `QueueError` for boundaries that don't cut `payload` into packets.
         """
@@ -207,7 +250,8 @@ class SendQueue:
             if len(parts) > 1:
                 shared = None if lease is None else _SharedLease(lease, len(parts))
                 for owner, start, ends in parts:
-                    self.data(payload[start : start + ends[-1]], ends, now, shared, owner)
+                    where = place + start if place else 0
+                    self.data(payload[start : start + ends[-1]], ends, now, shared, owner, where)
                 return
             pair = parts[0][0]
         self._offered = 0
@@ -221,7 +265,7 @@ class SendQueue:
                 self._none_before = now
             waiting.credit = self._quantum
             self._ring.append(waiting)
-        waiting.runs.append(_Run(payload, boundaries, now, lease))
+        waiting.runs.append(_Run(payload, boundaries, now, lease, place))
         waiting.bytes += size
         self._data_bytes += size
         if waiting.bytes > self._pair_bytes or self._data_bytes > self._most_bytes:
@@ -249,17 +293,23 @@ class SendQueue:
         Where several pairs wait, each has one turn at most, so there may be more to write behind it. Drops what is too
         old first. Empty when nothing waits.
         """
+        return self.offer(now, limit_bytes).buffers
+
+    def offer(self, now: float, limit_bytes: int) -> Offer:
+        """`buffers`, and where each of them lies."""
         self.expire(now)
-        offer: list[memoryview | bytes] = []
+        offer = Offer()
+        buffers = offer.buffers
         room = limit_bytes
         self._plan = []
         if self._torn is not None:
-            offer.append(self._torn)
+            offer.add_own(self._torn)
+            offer.lead = len(self._torn)
             room -= len(self._torn)
         for packet in self._control:
-            if offer and (len(packet) > room or len(offer) == MAX_BUFFERS):
+            if buffers and (len(packet) > room or len(buffers) == MAX_BUFFERS):
                 break
-            offer.append(packet)
+            offer.add_own(packet)
             room -= len(packet)
         else:
             room = self._offer_data(offer, room)
@@ -294,16 +344,15 @@ class SendQueue:
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
-    def _offer_data(self, offer: list[memoryview | bytes], room: int) -> int:
+    def _offer_data(self, offer: Offer, room: int) -> int:
         """Plans a turn of each pair, as far as there is room; returns the room that is left."""
         plan, alone = self._plan, len(self._ring) == 1
         for pair in self._ring:
             credit = _NO_END if alone else pair.credit
             size = pair.bytes
-            if size <= room and size <= credit and len(offer) + len(pair.runs) <= MAX_BUFFERS:
+            if size <= room and size <= credit and len(offer.buffers) + len(pair.runs) <= MAX_BUFFERS:
                 for run in pair.runs:
-                    start = run.start
-                    offer.append(run.payload[start:] if start else run.payload)
+                    offer.add(run, run.start, len(run.payload))
             else:
                 size = _offer_part(pair, credit, offer, room)
             plan.append((pair, size))
@@ -408,7 +457,7 @@ class SendQueue:
             self._released.append(lease)
 
 
-def _offer_part(pair: _Pair, credit: int, offer: list[memoryview | bytes], room: int) -> int:
+def _offer_part(pair: _Pair, credit: int, offer: Offer, room: int) -> int:
     """Adds the pair's next packets to `offer`; returns their bytes.
 
     They end with the packet that uses up `credit`, or before the first that doesn't fit `room`: unless nothing else is
@@ -416,19 +465,19 @@ def _offer_part(pair: _Pair, credit: int, offer: list[memoryview | bytes], room:
     """
     size = 0
     for run in pair.runs:
-        if size >= credit or len(offer) == MAX_BUFFERS:
+        if size >= credit or len(offer.buffers) == MAX_BUFFERS:
             break
         start, end = run.start, len(run.payload)
         if end - start > min(credit, room) - size:
             in_turn = bisect_left(run.boundaries, start + credit - size, run.next) + 1
             in_room = bisect_right(run.boundaries, start + room - size, run.next)
-            if not offer:
+            if not offer.buffers:
                 in_room = max(in_room, run.next + 1)
             packets = min(in_turn, in_room, len(run.boundaries))
             if packets == run.next:
                 break
             end = run.boundaries[packets - 1]
-        offer.append(run.payload[start:end] if end - start < len(run.payload) else run.payload)
+        offer.add(run, start, end)
         size += end - start
         if end < len(run.payload):
             break

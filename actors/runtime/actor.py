@@ -122,6 +122,7 @@ class Runtime:
 
     def send_packed(self, receiver: bytes, data: bytes) -> bool:
         """`send` for a frame that is packed already."""
+        self.loop.touched()
         try:
             self.inbox.send_multipart((receiver, data), zmq.NOBLOCK)
         except zmq.Again:
@@ -163,6 +164,7 @@ class Runtime:
 
     def publish(self, message: object) -> None:
         """Sends an event to whoever subscribed to its type."""
+        self.loop.touched()
         try:
             self.events.send(pack(message), zmq.NOBLOCK)
         except zmq.Again:
@@ -279,11 +281,12 @@ class Runtime:
 class Outlet:
     """A DEALER to one actor's inbox. Never blocks: what it can't take is dropped and counted."""
 
-    __slots__ = ("_counters", "socket")
+    __slots__ = ("_counters", "_loop", "socket")
 
     def __init__(self, runtime: Runtime, socket: zmq.Socket[bytes]) -> None:
         self.socket = socket
         self._counters = runtime.counters
+        self._loop = runtime.loop
 
     def send(self, message: object) -> bool:
         """Sends one frame; False where its queue is full."""
@@ -291,6 +294,7 @@ class Outlet:
 
     def send_packed(self, data: bytes) -> bool:
         """`send` for a frame that is packed already."""
+        self._loop.touched()
         try:
             self.socket.send(data, zmq.NOBLOCK)
         except zmq.Again:

@@ -38,16 +38,19 @@ class Birth(Generic[T]):
     """Runs the actor; its end is the end of the process."""
     prepare: Callable[[], T]
     """Runs with the supervisor's rights; what it returns goes to `main`."""
-    descriptors: tuple[int, ...] = ()
-    """The child's own, besides the channel and the standard three."""
+    descriptors: Callable[[], tuple[int, ...]] = tuple
+    """The child's own, besides the channel and the standard three; asked in the child, of the supervisor's memory."""
     files: confine.FileRights = field(default_factory=confine.FileRights)
     dumpable: bool = True
+    before: Callable[[], object] = tuple
+    """Runs in the supervisor before each fork."""
 
     def fork(self) -> tuple[int, Channel]:
         """Starts the child; returns its pid and our end of its channel.
 
         Raises `OSError` where there is no room for another process or descriptor.
         """
+        self.before()
         ours, theirs = Channel.pair()
         parent = os.getpid()
         try:
@@ -65,7 +68,7 @@ class Birth(Generic[T]):
         code = 1
         try:
             _reset_signals()
-            confine.close_all_but((channel.fileno(), *self.descriptors))
+            confine.close_all_but((channel.fileno(), *self.descriptors()))
             confine.die_with_parent(parent)
             confine.no_core_dump()
             if not self.dumpable:

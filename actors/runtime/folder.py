@@ -92,6 +92,11 @@ class RuntimeFolder:
         os.write(lock, b"")
         return cls(path, lock)
 
+    def forget_sockets_of(self, actor: str) -> None:
+        """Removes what an actor that won't come back left here; one that was killed could not."""
+        for suffix in ("", ".events", ".lane"):
+            (self.path / f"{actor}{suffix}").unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Removes the folder with all that lies in it, and lets go of it."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -26,11 +26,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-import zmq
-
 from actors.runtime.channel import close_all
 from actors.runtime.folder import SOCKET_PATH_BYTES
-from actors.runtime.loop import Loop, Timer
+from actors.runtime.loop import READABLE, WRITABLE, Loop, Timer
 from protocol.buffers import Buffer
 from protocol.zmtp import SocketType, ZmtpConnection, ZmtpError
 
@@ -208,9 +206,9 @@ class Lane:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _on_socket(self, events: int) -> None:
-        if events & zmq.POLLOUT:
+        if events & WRITABLE:
             self._write()
-        if events & ~zmq.POLLOUT:
+        if events & ~WRITABLE:
             self._read()
 
     def _on_deadline(self) -> None:
@@ -296,7 +294,7 @@ class Lane:
             self._out_bytes -= sent
         if self._blocked != bool(self._out):
             self._blocked = not self._blocked
-            self._hub.loop.want(end.fileno(), zmq.POLLIN | zmq.POLLOUT if self._blocked else zmq.POLLIN)
+            self._hub.loop.want(end.fileno(), READABLE | WRITABLE if self._blocked else READABLE)
 
     def _forget_output(self) -> None:
         self._out.clear()
@@ -495,7 +493,7 @@ class LaneHub:
 
     def _accept_again(self) -> None:
         if self._listener is not None:
-            self.loop.want(self._listener.fileno(), zmq.POLLIN)
+            self.loop.want(self._listener.fileno(), READABLE)
 
 
 def _behind(pieces: Sequence[Buffer], sent: int) -> list[Buffer]:

@@ -7,20 +7,18 @@ records begin: that one word is how a shorter list of records replaces a longer 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from actors.runtime.pages import give_back_pages
+
 MAX_RECORD: Final = 1 << 16
 _HEAD: Final = struct.Struct("<II")
 _START: Final = struct.Struct("<Q")
-_PUNCH_HOLE_KEEP_SIZE: Final = 0x03
 _READ: Final = 1 << 20
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class MemoryFile:
@@ -67,9 +65,8 @@ class MemoryFile:
         self.append(records)
         os.pwrite(self._descriptor, _START.pack(new_start), 0)
         self._start = new_start
-        offset, length = ctypes.c_long(max(old_start, _START.size)), ctypes.c_long(new_start - old_start)
         # Where a kernel can't, the old records stay until the node ends.
-        _libc.fallocate(self._descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length)
+        give_back_pages(self._descriptor, max(old_start, _START.size), new_start - old_start)
 
     def _content(self) -> Iterator[bytes]:
         position = self._start

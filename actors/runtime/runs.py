@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 from protocol.codec import Payload
-from protocol.frames import pack_lengths
 
 
 class Run:
     """Packets with the same next step, in order; neighbours in memory become one slice."""
 
-    __slots__ = ("_slices", "lengths", "octets")
+    __slots__ = ("_reached", "octets", "packets", "slices")
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
+        self.packets = 0
         self.octets = 0
-        self._slices: list[list[int]] = []
+        self.slices: list[tuple[int, list[int]]] = []
+        """Where each slice begins, and where its packets end, counted from there."""
+        self._reached = -1
 
     def add(self, start: int, end: int) -> None:
         """The packet at these offsets belongs to the run."""
-        self.lengths.append(end - start)
+        self.packets += 1
         self.octets += end - start
-        slices = self._slices
-        if slices and slices[-1][1] == start:
-            slices[-1][1] = end
+        if start == self._reached:
+            first, ends = self.slices[-1]
+            ends.append(end - first)
         else:
-            slices.append([start, end])
+            self.slices.append((start, [end - start]))
+        self._reached = end
 
-    def packed_lengths(self) -> bytes:
-        """The lengths as frames carry them."""
-        return pack_lengths(self.lengths)
+    def lengths(self) -> list[int]:
+        """The length of each packet."""
+        found = []
+        for _, ends in self.slices:
+            before = 0
+            for end in ends:
+                found.append(end - before)
+                before = end
+        return found
 
     def payload(self, memory: memoryview) -> Payload:
         """The packets in one piece; not copied where they lie in one piece already."""
-        if len(self._slices) == 1:
-            start, end = self._slices[0]
-            return memory[start:end]
-        return b"".join([memory[start:end] for start, end in self._slices])
+        pieces = [memory[start : start + ends[-1]] for start, ends in self.slices]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Runs(dict[int, Run]):

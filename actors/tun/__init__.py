@@ -1,17 +1,18 @@
 """The tun actor: traffic between the host and the overlay; the only process that holds the node key.
 
-Owns      the TUN descriptor (none under --no-tun), the node key, packets of the host that wait for a route
+Owns      the TUN descriptor (none under --no-tun), the node key, its arena, packets of the host that wait
 Rights    no capability; not dumpable; Landlock: the runtime folder; it read the key file before it gave up the rest
-Receives  Arrived, ReportUndelivered (links); RouteDelta, TablePart (router)
-Sends     Transmit (links); Resolve, RouteUsed (router); Traffic (peers); PacketsSeen (whoever listens)
+Receives  Packets, ReportUndelivered (links, over lanes); RouteDelta, TablePart (router)
+Sends     Packets (links, over lanes); Resolve, RouteUsed (router); Traffic (peers); PacketsSeen (whoever listens)
 Dies      the device stays and the kernel queues; its successor goes on with the same descriptor
 
 The packet path, out (`outbound.py`):
  1. the TUN device is read until it is empty or a round is full; the kernel hands over super-packets
  2. what can't go is answered at once: own subnet, foreign source, hop limit
- 3. the pair of addresses leads to link and cipher, or the packet waits while the router resolves
+ 3. the pair of addresses leads to link and cipher, or the packet waits while the router resolves; where the link has
+    enough to do, flows queue here and take turns
  4. a super-packet goes whole where the whole way and the other end take it, else it is cut into segments
- 5. each is sealed where it lies, with its header in front
+ 5. each is sealed where it lies, in a slot of the arena, with its header in front
  6. what goes to the same link leaves in one frame
 
 The packet path, in (`inbound.py`):
@@ -28,11 +29,14 @@ from pathlib import Path
 from typing import Final
 
 from actors.runtime.actor import Runtime
+from actors.runtime.exchange import ArenaConfig, Exchange, Packed
 from actors.runtime.table import TableFollower
+from actors.tun.answers import Answers
 from actors.tun.device import Device
 from actors.tun.inbound import Inbound
 from actors.tun.outbound import Outbound
-from protocol.frames import Arrived, ReportUndelivered, RouteEntry, RouteState, RouteUsed, Traffic
+from actors.tun.sealing import Sealer
+from protocol.frames import ReportUndelivered, RouteEntry, RouteState, RouteUsed, Traffic
 from protocol.mycelium.identity import address_of, public_key, read_secret
 from protocol.mycelium.remotes import Remotes
 
@@ -53,14 +57,16 @@ class TunConfig:
     """Of the device, bytes."""
     udp_offload: bool
     """Whether the device takes super-packets of UDP (Linux 6.2 and later)."""
+    arena: ArenaConfig
+    """Of this incarnation."""
 
     def __repr__(self) -> str:
         return f"TunConfig(device={self.device}, mtu={self.mtu})"
 
 
-def prepare(device: int, mtu: int, udp_offload: bool, key_file: Path) -> TunConfig:
+def prepare(device: int, mtu: int, udp_offload: bool, arena: ArenaConfig, key_file: Path) -> TunConfig:
     """Reads the key while this process still may."""
-    return TunConfig(read_secret(key_file.read_bytes()), device, mtu, udp_offload)
+    return TunConfig(read_secret(key_file.read_bytes()), device, mtu, udp_offload, arena)
 
 
 def main(runtime: Runtime, config: TunConfig) -> None:
@@ -74,23 +80,36 @@ class Tun:
 
     def __init__(self, runtime: Runtime, config: TunConfig) -> None:
         self._runtime = runtime
-        router = runtime.connect("router", answers=True)
-        self._router = router
+        self._router = router = runtime.connect("router", answers=True)
         self._peers = runtime.connect("peers")
         address = address_of(public_key(config.secret))
         remotes = Remotes(config.secret)
-        self._follower = TableFollower(runtime, router, self._on_routes, self._ask_again)
+        table = TableFollower(runtime, router, self._on_routes, self._ask_again).table
         device = Device(config.device, runtime.counters)
-        self._out = Outbound(runtime, device, address, config.mtu, remotes, self._follower.table, router)
-        self._in = Inbound(runtime, device, config.udp_offload, address, remotes, self._follower.table, router)
+        self._exchange = Exchange(
+            runtime, config.arena, on_run=self._on_run, on_room=self._on_room, on_report=self._on_report
+        )
+        sealer = Sealer(runtime, self._exchange)
+        self._answers = Answers(runtime, device, address, remotes, table, router, self._exchange, sealer)
+        self._out = Outbound(runtime, device, address, remotes, table, router, self._exchange, sealer, self._answers)
+        self._in = Inbound(runtime, device, config.udp_offload, address, remotes, table, router)
 
-        runtime.on(Arrived, self._in.on_arrived)
-        runtime.on(ReportUndelivered, self._out.on_undelivered)
         runtime.loop.every(REPORT_SECONDS, self._report_traffic)
         runtime.loop.every(USED_SECONDS, self._report_used)
         runtime.loop.every(EXPIRE_SECONDS, self._expire)
         if config.device >= 0:
             runtime.loop.watch(config.device, self._out.on_device)
+
+    def _on_run(self, _sender: str, run: Packed) -> None:
+        self._in.on_run(run)
+        if run.lease is not None:
+            self._exchange.give_back(run.lease)
+
+    def _on_room(self) -> None:
+        self._out.on_room()
+
+    def _on_report(self, report: ReportUndelivered) -> None:
+        self._answers.on_undelivered(report)
 
     def _on_routes(self, changes: Sequence[RouteEntry]) -> None:
         self._report_traffic()
@@ -113,6 +132,7 @@ class Tun:
         self._in.ask_again()
 
     def _report_traffic(self) -> None:
+        self._answers.next_second()
         pairs = self._out.take_traffic()
         if pairs:
             self._peers.send(Traffic(0, 0, 0, pairs))

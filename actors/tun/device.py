@@ -25,8 +25,10 @@ class Device:
         self._descriptor = descriptor
         self._counters = counters
 
-    def __bool__(self) -> bool:
-        return self._descriptor >= 0
+    @property
+    def descriptor(self) -> int:
+        """What to poll, -1 for no device."""
+        return self._descriptor
 
     def read(self, header: bytearray, packet: memoryview) -> int:
         """Reads one packet behind its virtio header; returns its length, or 0 where none waits.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.exchange import Packed
 from actors.runtime.pages import untouched
 from actors.tun.device import Device
 from protocol.forwarding import ForwardingTable
-from protocol.frames import Arrived, Direction, PacketsSeen, Resolve, lengths_of
+from protocol.frames import Direction, PacketsSeen, Resolve
 from protocol.mycelium.errors import WireError
 from protocol.mycelium.framing import DATA_HEADER, DESTINATION_OFFSET, HOP_LIMIT_OFFSET, SOURCE_OFFSET
 from protocol.mycelium.remotes import Remote, Remotes
@@ -63,18 +64,19 @@ class Inbound:
 
     # --- the path ---------------------------------------------------------------------------------------------------
 
-    def on_arrived(self, _sender: bytes, message: Arrived) -> None:
+    def on_run(self, run: Packed) -> None:
         """Packets for this node."""
-        lengths, payload = lengths_of(message.lengths), memoryview(message.payload)
         start, free = 0, 0
         if self._runtime.watched(PacketsSeen):
-            self._show(lengths, payload)
-        for length in lengths:
-            if free + length > MEMORY_BYTES:
+            starts = (0, *run.ends[:-1])
+            headers = b"".join(bytes(run.memory[start : start + DATA_HEADER]) for start in starts)
+            self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.IN, headers))
+        for end in run.ends:
+            if free + end - start > MEMORY_BYTES:
                 self._write_out()
                 free = 0
-            free += self._packet(payload[start : start + length], free)
-            start += length
+            free += self._packet(run.memory[start:end], free)
+            start = end
         self._write_out()
 
     def _packet(self, packet: memoryview, free: int) -> int:
@@ -141,13 +143,6 @@ class Inbound:
     def _cipher_of(self, address: bytes) -> Cipher | None:
         remote = self._find(address)
         return None if remote is None else remote.cipher
-
-    def _show(self, lengths: tuple[int, ...], payload: memoryview) -> None:
-        headers, start = [], 0
-        for length in lengths:
-            headers.append(bytes(payload[start : start + DATA_HEADER]))
-            start += length
-        self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.IN, b"".join(headers)))
 
     # --- keys -------------------------------------------------------------------------------------------------------
 

@@ -140,6 +140,20 @@ class StreamDecoder:
         """Bytes that arrived and are not cut yet."""
         return self._end - self._start
 
+    @property
+    def room(self) -> int:
+        """Bytes of memory behind what arrived so far."""
+        return len(self.view) - self._end
+
+    def rest(self) -> memoryview:
+        """What arrived and is not cut yet."""
+        return self.view[self._start : self._end]
+
+    def resume(self, rest: memoryview) -> None:
+        """Begins with `rest`, which another decoder did not cut, copied to the beginning of the memory."""
+        self.view[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
     def writable(self) -> memoryview:
         """The room for the next bytes of the stream; never empty if `cut` was called since `received`.
 

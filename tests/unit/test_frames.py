@@ -19,13 +19,13 @@ from protocol.frames import (
     MAX_CHANGES,
     MAX_PART,
     MAX_RUN_BYTES,
+    MAX_SLOTS,
     SCHEMA,
     ActorList,
     ActorRow,
     AddPeer,
     AddressTraffic,
     Answer,
-    Arrived,
     AskActors,
     AskPeers,
     AskPublicKey,
@@ -41,10 +41,12 @@ from protocol.frames import (
     Figures,
     Heartbeat,
     Hello,
+    LaneHello,
     LinkGone,
     LinkUp,
     OpenSocket,
     Outcome,
+    Packets,
     PacketsSeen,
     PairTraffic,
     PeerList,
@@ -53,9 +55,11 @@ from protocol.frames import (
     QueriedList,
     QueriedRow,
     Ready,
+    Recovered,
     RemovePeer,
     ReportUndelivered,
     Resolve,
+    Returned,
     Role,
     RouteDelta,
     RouteEntry,
@@ -72,14 +76,13 @@ from protocol.frames import (
     TablePart,
     Traffic,
     TrafficList,
-    Transmit,
     Undelivered,
     in_parts,
     lengths_of,
     pack_lengths,
 )
 
-LAYOUT: dict[int, str] = {1: "0afcdec31fbc5b04", 2: "bcfb999c6b565d8d"}
+LAYOUT: dict[int, str] = {1: "51d5f14ec67e0642"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -110,12 +113,14 @@ EXAMPLES: tuple[Any, ...] = (
     TablePart(1, 2, (ENTRY, ENTRY), False),
     Resolve(NETWORK, 64),
     RouteUsed((NETWORK,)),
-    LinkUp(7, "tcp://192.0.2.1:9651", 5, True),
+    LinkUp(7, "tcp://192.0.2.1:9651", 5, True, False),
     ControlArrived(7, b"\x01\x00\x00\x00"),
     SendControl(b"\x01\x00\x00\x00"),
     Traffic(7, 100, 200, (PairTraffic(NETWORK, NETWORK, 1, 1400),)),
-    Transmit(LENGTHS, b"aabbb"),
-    Arrived(LENGTHS, b"aabbb"),
+    Packets(LENGTHS, b"aabbb", b""),
+    Returned(bytes.fromhex("0700000007000000")),
+    LaneHello(SCHEMA, 3, 32),
+    Recovered(),
     ReportUndelivered(Undelivered.HOP_LIMIT, b"packet"),
     AskPeers(5),
     PeerList(5, (PEER,), False),
@@ -251,7 +256,8 @@ def test_any_bytes_behind_any_number_give_a_frame_or_the_one_error(number: int, 
             "9421010291" + "96c41004000000000000010000000000000000400200c400c2",
         ),
         (AskTable(), "9122"),
-        (Transmit(LENGTHS, b"aabbb"), "9340c4080200000003000000c4056161626262"),
+        (Packets(LENGTHS, b"aabbb", b""), "9440c4080200000003000000c4056161626262c400"),
+        (Returned(bytes.fromhex("07000000")), "9241c40407000000"),
         (Answer(3, Outcome.MISSING, "gone"), "94540302a4676f6e65"),
         (AskRoutes(3, RouteKind.SELECTED), "935503a873656c6563746564"),
         (PacketsSeen("tun", Direction.IN, b"\x01"), "9460a374756ea2696ec40101"),
@@ -307,21 +313,33 @@ def test_delta_has_a_bound() -> None:
         RouteDelta(1, 1, (ENTRY,) * (MAX_CHANGES + 1))
 
 
-@pytest.mark.parametrize("kind", [Transmit, Arrived])
 @pytest.mark.parametrize(
     ("lengths", "payload", "reason"),
     [
-        (b"", b"", "0 bytes of lengths"),
-        (b"\x01\x00\x00", b"a", "3 bytes of lengths"),
+        (b"", b"", "without packets"),
+        (b"", b"a", "don't add up"),
+        (b"\x01\x00\x00", b"a", "don't add up"),
         (LENGTHS, b"aabb", "don't add up"),
         (LENGTHS, b"aabbbb", "don't add up"),
         (pack_lengths([2**32 - 1, 2**32 - 1]), b"", "don't add up"),
         (pack_lengths([MAX_RUN_BYTES + 1]), bytes(MAX_RUN_BYTES + 1), "at most"),
     ],
 )
-def test_run_of_packets_has_to_add_up(kind: type[Any], lengths: bytes, payload: bytes, reason: str) -> None:
+def test_run_of_packets_has_to_add_up(lengths: bytes, payload: bytes, reason: str) -> None:
     with pytest.raises(FrameError, match=reason):
-        kind(lengths, payload)
+        Packets(lengths, payload, b"")
+
+
+@pytest.mark.parametrize("slots", [b"", b"\x01", bytes(5)])
+def test_slots_that_come_back_are_whole_numbers(slots: bytes) -> None:
+    with pytest.raises(FrameError, match="bytes of slot numbers"):
+        Returned(slots)
+
+
+@pytest.mark.parametrize(("arena", "slots"), [(0, 32), (1, 0), (1, MAX_SLOTS + 1)])
+def test_arena_that_can_not_be_is_refused(arena: int, slots: int) -> None:
+    with pytest.raises(FrameError, match=f"arena {arena} of {slots} slots"):
+        LaneHello(SCHEMA, arena, slots)
 
 
 def test_lengths_of_a_run_are_little_endian() -> None:

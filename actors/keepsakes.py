@@ -1,0 +1,116 @@
+"""What the supervisor keeps for processes that may die: arenas, and of each connection what a successor needs.
+
+It holds a duplicate of every link's socket, so that a connection ends when its link is retired and not when a process
+is killed; the ledger of the connection; and for a while the arenas of the dead, in which a torn packet may lie.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import time
+from typing import Final
+
+from actors.link import OldArena
+from actors.runtime.exchange import ArenaConfig
+from actors.runtime.pages import shared
+from actors.runtime.positions import Positions, PositionsError, positions
+from protocol.arena import SLOT_BYTES
+from protocol.frames import SpawnLink
+from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, PoisonGuard
+
+KEEP_SECONDS: Final = 10.0
+"""For how long an arena outlives its writer here; a successor needs it for milliseconds."""
+
+
+class Arenas:
+    """The arenas of all processes, by owner; a new one for each incarnation."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._current: dict[str, ArenaConfig] = {}
+        self._old: dict[int, tuple[float, int]] = {}
+
+    def renew(self, owner: str, slots: int) -> None:
+        """Makes the arena of the next incarnation of `owner`."""
+        self.retire(owner)
+        number, self._next = self._next, self._next + 1
+        writable, readable = shared(f"septate-arena-{owner}", slots * SLOT_BYTES)
+        self._current[owner] = ArenaConfig(number, writable, readable, slots)
+
+    def retire(self, owner: str) -> None:
+        """The present incarnation of `owner` is dead; its arena is kept for a while, others are let go."""
+        now = time.monotonic()
+        for number in [number for number, (until, _) in self._old.items() if until < now]:
+            os.close(self._old.pop(number)[1])
+        arena = self._current.pop(owner, None)
+        if arena is not None:
+            os.close(arena.writable)
+            self._old[arena.number] = (now + KEEP_SECONDS, arena.readable)
+
+    def current(self, owner: str) -> ArenaConfig:
+        """The arena of the present incarnation."""
+        return self._current[owner]
+
+    def readable(self, number: int) -> int | None:
+        """A descriptor of an arena, its writer alive or dead; None where it was let go."""
+        if number in self._old:
+            return self._old[number][1]
+        for arena in self._current.values():
+            if arena.number == number:
+                return arena.readable
+        return None
+
+
+class Connection:
+    """One link's connection over all incarnations of its process. Owns duplicates of socket and ledger."""
+
+    def __init__(self, message: SpawnLink, connection: int, arenas: Arenas) -> None:
+        """Takes over the descriptor `connection`."""
+        self.message: Final = message
+        self.since: Final = time.monotonic()
+        self._socket = socket.socket(fileno=connection)
+        self._arenas = arenas
+        self.ledger: Final = os.memfd_create(f"septate-ledger-{message.link}", os.MFD_CLOEXEC)
+        os.ftruncate(self.ledger, LEDGER_BYTES)
+        self.resumed = False
+        self.needed: tuple[OldArena, ...] = ()
+        """Arenas that the next incarnation has to look into."""
+        self._guard = PoisonGuard()
+        self._base: Positions | None = None
+
+    @property
+    def descriptor(self) -> int:
+        """Of the socket."""
+        return self._socket.fileno()
+
+    def base(self) -> Positions:
+        """Where the kernel's counts stood when nobody had read or written. Raises `PositionsError`."""
+        if self._base is None:
+            self._base = positions(self._socket)
+        return self._base
+
+    def died(self) -> str:
+        """The process was killed: empty where a successor can go on, else why the connection has to end."""
+        try:
+            now = positions(self._socket).since(self.base())
+            with mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+                words = memoryview(memory)
+                try:
+                    survey = Ledger(words).survey(now.sent, now.received)
+                finally:
+                    words.release()
+        except (PositionsError, LedgerError) as error:
+            return str(error)
+        if not self._guard.died(survey):
+            return "its process died twice at the same place of the stream"
+        found = [(number, self._arenas.readable(number)) for number in survey.arenas]
+        self.needed = tuple(OldArena(number, descriptor) for number, descriptor in found if descriptor is not None)
+        self.resumed = True
+        return ""
+
+    def close(self) -> None:
+        """Ends the connection for good."""
+        self._socket.close()
+        os.close(self.ledger)

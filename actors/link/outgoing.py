@@ -1,0 +1,128 @@
+"""From other processes to the peer: the outward half of the link actor (numbers: the packet path in `__init__.py`)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from actors.runtime.actor import Runtime
+from actors.runtime.exchange import Exchange, Lease, Packed
+from protocol.frames import Direction, PacketsSeen, SendControl
+from protocol.ledger import Ledger
+from protocol.mycelium.framing import DATA_HEADER
+from protocol.queues import SendQueue
+
+WRITE_BYTES: Final = 512 << 10
+
+
+class Outgoing:
+    """What waits for the socket, and its way into it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        connection: socket.socket,
+        ledger: Ledger,
+        position: int,
+        torn: bytes,
+        ended: Callable[[str], None],
+        blocked: Callable[[], None],
+    ) -> None:
+        """`position` is how much of the stream is written, `torn` the rest of the packet in whose middle that is.
+
+        `ended(reason)` runs when the connection is over, `blocked` when it is time to look at `self.blocked` again.
+        """
+        self._runtime = runtime
+        self._loop = runtime.loop
+        self._socket = connection
+        self._ledger = ledger
+        self._position = position
+        self._ended = ended
+        self._exchange: Exchange | None = None
+        self._queue = SendQueue()
+        self._on_blocked = blocked
+        self._flush_due = False
+        self.blocked = False
+        """Whether the socket takes no more, and has to be polled for writing."""
+        self.closed = False
+        self.octets = 0
+        runtime.gauges.queue("send_bytes", lambda: self._queue.pending_bytes)
+        runtime.on(SendControl, self._on_send_control)
+        if torn:
+            self._queue.resume(torn)
+            # At once: the ledger has to name our copy before the arena it came from is given up.
+            self.flush()
+
+    def give_back_to(self, exchange: Exchange) -> None:
+        """From now on pieces come with leases of this exchange."""
+        self._exchange = exchange
+
+    def on_run(self, _sender: str, run: Packed) -> None:
+        """Packets of the host or of another link."""
+        self._queue.data(run.memory, run.ends, self._loop.now(), lease=run.lease, place=run.place)  # 6
+        if self._runtime.watched(PacketsSeen):
+            starts = (0, *run.ends[:-1])
+            headers = b"".join(bytes(run.memory[start : start + DATA_HEADER]) for start in starts)
+            self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.OUT, headers))
+        self._flush_soon()
+
+    def on_writable(self) -> None:
+        """The socket takes more."""
+        self.flush()
+
+    def count_drops(self) -> None:
+        """Brings the queue's counts to the process's counters."""
+        counters = self._runtime.counters
+        counters["dropped.age"] = self._queue.dropped_age
+        counters["dropped.full"] = self._queue.dropped_full
+        counters["dropped.control_out"] = self._queue.dropped_control
+
+    def flush(self) -> None:
+        """Writes until nothing waits or the socket takes no more."""
+        self._flush_due = False
+        if self.closed:
+            return
+        queue = self._queue
+        while (offer := queue.offer(self._loop.now(), WRITE_BYTES)).buffers:
+            self._ledger.begin_batch(self._position, offer.pieces, offer.own, offer.lead)
+            try:
+                count = self._socket.sendmsg(offer.buffers)  # 7
+            except BlockingIOError:
+                self._block(True)
+                break
+            except OSError as error:
+                self._ended(f"connection lost: {error.strerror}")
+                return
+            self._position += count
+            self.octets += count
+            queue.sent(count)
+        else:
+            self._block(False)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        released = self._queue.released()
+        if not released:
+            return
+        if self._queue.between_packets:
+            # What is dropped behind this point must not be looked at by a successor any more.
+            self._ledger.end_batch(self._position)
+        if self._exchange is not None:
+            for lease in released:
+                if isinstance(lease, Lease):
+                    self._exchange.give_back(lease)  # 8
+
+    def _on_send_control(self, _sender: bytes, message: SendControl) -> None:
+        self._queue.control(message.packets)  # 6
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due and not self.blocked:
+            self._flush_due = True
+            self._loop.defer(self.flush)
+
+    def _block(self, blocked: bool) -> None:
+        if blocked != self.blocked:
+            self.blocked = blocked
+            self._on_blocked()

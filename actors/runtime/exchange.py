@@ -1,0 +1,362 @@
+"""Packets between data actors: our arena, the lanes to the others, and leases in both directions.
+
+Small runs of packets ride inline in their frame. Larger ones stay where they are: the frame says where in the sender's
+arena, and the reader gives each piece back when it is done with it. A reader that is slow pins no more than its share;
+what goes beyond it is dropped and counted, and nobody else waits.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from actors.runtime.actor import Runtime
+from actors.runtime.lane import Lane, LaneError, LaneHub
+from actors.runtime.pages import give_back_pages
+from actors.runtime.runs import Run
+from protocol.arena import SLOT_BYTES, Arena, ArenaError, pack_pieces, unpack_pieces
+from protocol.codec import FrameError, Payload, pack, unpack
+from protocol.frames import SCHEMA, LaneHello, Packets, Recovered, ReportUndelivered, Returned, lengths_of, pack_lengths
+from protocol.inflight import InFlightLimit
+from protocol.ledger import OWN_MEMORY, place
+
+INLINE_BYTES: Final = 4096
+"""Runs up to this size are copied into their frame: cheaper than a lease and its way back."""
+PIN_SECONDS: Final = 2.0
+"""How long the leases of a dead reader wait for its successor."""
+IDLE_SECONDS: Final = 5.0
+PENDING_BYTES: Final = 256 << 10
+"""What may wait for a lane that is being opened."""
+LANE_IDLE_SECONDS: Final = 60.0
+
+OnRun: TypeAlias = Callable[[str, "Packed"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaConfig:
+    """The arena of one incarnation of one process, made by the supervisor."""
+
+    number: int
+    """No other arena of this node has it."""
+    writable: int
+    """Descriptor for us."""
+    readable: int
+    """Descriptor of the same memory that can't be written through, for everybody else."""
+    slots: int
+    """Of `SLOT_BYTES` each."""
+
+
+class Lease(NamedTuple):
+    """One piece in another process's arena that we have to give back."""
+
+    lane: Lane
+    slot: int
+
+
+class Packed(NamedTuple):
+    """A run of packets one behind the other: memory, where each ends, its place for a ledger, and what to give back."""
+
+    memory: memoryview
+    ends: tuple[int, ...]
+    place: int
+    lease: Lease | None
+
+
+class _Reading:
+    """What is known of the process at the other end of a lane."""
+
+    __slots__ = ("memory", "number", "returned", "used")
+
+    def __init__(self) -> None:
+        self.memory: memoryview | None = None
+        self.number = OWN_MEMORY
+        self.returned: list[int] = []
+        self.used = True
+
+
+class Exchange:
+    """One per data actor."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: ArenaConfig,
+        *,
+        on_run: OnRun,
+        on_room: Callable[[], None],
+        on_report: Callable[[ReportUndelivered], None] | None = None,
+    ) -> None:
+        """`on_run(sender, run)` gets packets; `on_room` runs when something of ours was given back."""
+        self._runtime = runtime
+        self._loop = runtime.loop
+        self._counters: Counter[str] = runtime.counters
+        self._config = config
+        self._on_run = on_run
+        self._on_room = on_room
+        self._on_report = on_report
+        size = config.slots * SLOT_BYTES
+        self.memory: Final = memoryview(mmap.mmap(config.writable, size, mmap.MAP_SHARED))
+        """Our arena."""
+        self.arena: Final = Arena(config.slots)
+        self.number: Final = config.number
+        self._lanes: dict[Lane, _Reading] = {}
+        self._readers: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
+        self._sizes: dict[tuple[str, int], list[tuple[int, float]]] = {}
+        self._limits: dict[str, InFlightLimit] = {}
+        self._pending: dict[str, list[bytes]] = {}
+        self._returning = False
+        self._hub = LaneHub(
+            self._loop,
+            runtime.start.run,
+            runtime.start.name,
+            runtime.counters,
+            on_frame=self._on_frame,
+            on_open=self._on_open,
+            on_close=self._on_close,
+            attach=config.readable,
+            priority=4,
+        )
+        self._hub.listen()
+        runtime.at_stop(self._hub.close)
+        runtime.gauges.queue("arena_slots", lambda: config.slots - self.arena.free)
+        runtime.gauges.queue("lane_bytes", self._hub.waiting)
+        self._loop.every(IDLE_SECONDS, self._give_pages_back)
+        self._loop.every(LANE_IDLE_SECONDS, self._close_idle_lanes)
+
+    # --- our packets ------------------------------------------------------------------------------------------------
+
+    def slot(self, number: int) -> memoryview:
+        """The memory of one slot of ours."""
+        return self.memory[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
+
+    def place(self, slot: int, offset: int) -> int:
+        """The place of an offset in one of our slots, as ledgers write it."""
+        return place(self.number, slot * SLOT_BYTES + offset)
+
+    def allowance(self, reader: str) -> int:
+        """Bytes that `reader` should have of us besides those that it has not given back; not below 0."""
+        return max(0, self._limit(reader).limit - self._in_flight[reader])
+
+    def busy(self, reader: str) -> bool:
+        """Whether `reader` has something of us to give back."""
+        return self._in_flight[reader] > 0
+
+    def ran_dry(self, reader: str) -> None:
+        """More waits for `reader`, who has given everything back."""
+        if not self._in_flight[reader]:
+            self._limit(reader).ran_dry()
+
+    def pass_on(self, reader: str, slot: int, run: Run) -> bool:
+        """Hands a run that lies in `slot` to another process; False, and counted, where it can't be."""
+        if run.octets <= INLINE_BYTES:
+            return self.pass_copy(reader, run.lengths(), run.payload(self.slot(slot)))
+        lane = self._lane_to(reader)
+        if lane is None:
+            # Not there yet: what waits for it has to be copied, since nobody leases it.
+            return self.pass_copy(reader, run.lengths(), run.payload(self.slot(slot)))
+        base, now = slot * SLOT_BYTES, self._loop.now()
+        leased = 0
+        for _, ends in run.slices:
+            if not self.arena.lease(slot, reader):
+                break
+            leased += 1
+            self._sizes.setdefault((reader, slot), []).append((ends[-1], now))
+            self._in_flight[reader] += ends[-1]
+        if leased == len(run.slices):
+            pieces = pack_pieces([(base + start, tuple(ends)) for start, ends in run.slices])
+            if lane.send(pack(Packets(b"", b"", pieces))):
+                return True
+            self._counters["dropped.lane_full"] += run.packets
+        else:
+            self._counters["dropped.over_share"] += run.packets
+        for _ in range(leased):
+            self._came_back(reader, slot)
+        return False
+
+    def pass_copy(self, reader: str, lengths: list[int], payload: Payload) -> bool:
+        """Hands packets to another process that lie anywhere; False, and counted, where they can't be."""
+        frame = pack(Packets(pack_lengths(lengths), payload, b""))
+        lane = self._lane_to(reader)
+        if lane is not None:
+            if lane.send(frame):
+                return True
+        elif self._wait(reader, frame):
+            return True
+        self._counters["dropped.lane_full"] += len(lengths)
+        return False
+
+    def tell(self, reader: str, message: object) -> bool:
+        """Sends any other frame over a lane."""
+        lane = self._lane_to(reader)
+        return lane is not None and lane.send(pack(message))
+
+    def connect(self, reader: str) -> None:
+        """Keeps a lane to another actor open from now on."""
+        self._hub.connect(reader)
+
+    def recovered(self) -> None:
+        """We went on where our predecessor ended: nobody has to keep for us what it had leased."""
+        for lane in self._lanes:
+            lane.send(pack(Recovered()))
+
+    # --- packets of others ------------------------------------------------------------------------------------------
+
+    def give_back(self, lease: Lease) -> None:
+        """We are done with a piece; its writer hears of it at the end of this round."""
+        reading = self._lanes.get(lease.lane)
+        if reading is None:
+            # The writer is dead, and its arena goes when nobody looks into it any more.
+            return
+        reading.returned.append(lease.slot)
+        if not self._returning:
+            self._returning = True
+            self._loop.defer(self._return_all)
+
+    def _return_all(self) -> None:
+        self._returning = False
+        for lane, reading in self._lanes.items():
+            if reading.returned:
+                slots, reading.returned = reading.returned, []
+                if not lane.send(pack(Returned(struct.pack(f"<{len(slots)}I", *slots)))):
+                    # Nothing but this lane's end can bring them back.
+                    lane.end()
+                    break
+
+    # --- lanes ------------------------------------------------------------------------------------------------------
+
+    def _lane_to(self, reader: str) -> Lane | None:
+        lane = self._hub.lane(reader)
+        if lane is not None and lane.is_open:
+            reading = self._lanes.get(lane)
+            if reading is not None:
+                reading.used = True
+            return lane
+        return None
+
+    def _wait(self, reader: str, frame: bytes) -> bool:
+        try:
+            self._hub.connect(reader)
+        except LaneError:
+            self._counters["lanes.too_many"] += 1
+            return False
+        waiting = self._pending.setdefault(reader, [])
+        if sum(map(len, waiting)) + len(frame) > PENDING_BYTES:
+            return False
+        waiting.append(frame)
+        return True
+
+    def _on_open(self, lane: Lane) -> None:
+        self._lanes[lane] = _Reading()
+        self._readers[lane.name] += 1
+        if self._readers[lane.name] == 1:
+            self.arena.reader_joined(lane.name)
+        lane.send(pack(LaneHello(SCHEMA, self.number, self._config.slots)))
+        lane.send(pack(Recovered()))
+        for frame in self._pending.pop(lane.name, ()):
+            lane.send(frame)
+
+    def _on_close(self, lane: Lane) -> None:
+        if self._lanes.pop(lane, None) is None:
+            return
+        name = lane.name
+        self._readers[name] -= 1
+        if self._readers[name]:
+            return
+        del self._readers[name]
+        self.arena.reader_left(name)
+        self._in_flight.pop(name, None)
+        self._limits.pop(name, None)
+        for key in [key for key in self._sizes if key[0] == name]:
+            del self._sizes[key]
+        self._loop.call_after(PIN_SECONDS, lambda: self._release(name))
+
+    def _release(self, name: str) -> None:
+        self.arena.release(name)
+        self._on_room()
+
+    def _close_idle_lanes(self) -> None:
+        for lane, reading in list(self._lanes.items()):
+            if lane.dialled and not reading.used and not reading.returned and not self._in_flight[lane.name]:
+                lane.close()
+            reading.used = False
+
+    def _give_pages_back(self) -> None:
+        for slot in self.arena.idle():
+            give_back_pages(self._config.writable, slot * SLOT_BYTES, SLOT_BYTES)
+
+    # --- frames -----------------------------------------------------------------------------------------------------
+
+    def _on_frame(self, lane: Lane, data: bytes) -> None:
+        reading = self._lanes.get(lane)
+        if reading is None:
+            return
+        try:
+            self._handle(lane, reading, unpack(data))
+        except (FrameError, ArenaError) as error:
+            self._counters["lanes.confused"] += 1
+            self._runtime.log.warning("closed a lane: it sent nonsense", lane=lane.name, reason=error)
+            lane.end()
+
+    def _handle(self, lane: Lane, reading: _Reading, message: Any) -> None:
+        if type(message) is Packets:
+            reading.used = True
+            self._take_packets(lane, reading, message)
+        elif type(message) is Returned:
+            for slot in struct.unpack(f"<{len(message.slots) // 4}I", message.slots):
+                self._came_back(lane.name, slot)
+            self._on_room()
+        elif type(message) is LaneHello:
+            self._meet(lane, reading, message)
+        elif type(message) is Recovered:
+            self._release(lane.name)
+        elif type(message) is ReportUndelivered and self._on_report is not None:
+            self._on_report(message)
+        else:
+            raise FrameError(f"a {type(message).__name__} has no business on a lane")
+
+    def _take_packets(self, lane: Lane, reading: _Reading, message: Packets) -> None:
+        if message.lengths:
+            ends, end = [], 0
+            for length in lengths_of(message.lengths):
+                end += length
+                ends.append(end)
+            self._on_run(lane.name, Packed(memoryview(message.payload), tuple(ends), OWN_MEMORY, None))
+        if message.pieces:
+            memory = reading.memory
+            if memory is None:
+                raise FrameError("pieces of an arena that nobody showed us")
+            for offset, ends_in_piece in unpack_pieces(message.pieces, len(memory)):
+                lease = Lease(lane, offset // SLOT_BYTES)
+                view = memory[offset : offset + ends_in_piece[-1]]
+                self._on_run(lane.name, Packed(view, ends_in_piece, place(reading.number, offset), lease))
+
+    def _meet(self, lane: Lane, reading: _Reading, hello: LaneHello) -> None:
+        if hello.schema != SCHEMA:
+            raise FrameError(f"{lane.name} speaks schema {hello.schema}, not {SCHEMA}")
+        size = hello.slots * SLOT_BYTES
+        if lane.attached < 0 or reading.memory is not None or os.fstat(lane.attached).st_size != size:
+            raise FrameError(f"{lane.name} speaks of an arena of {size} bytes that it did not show")
+        reading.memory = memoryview(mmap.mmap(lane.attached, size, mmap.MAP_SHARED, mmap.PROT_READ))
+        reading.number = hello.arena
+
+    def _came_back(self, reader: str, slot: int) -> None:
+        self.arena.returned(slot, reader)
+        sizes = self._sizes[reader, slot]
+        size, since = sizes.pop(0)
+        self._in_flight[reader] -= size
+        if not sizes:
+            del self._sizes[reader, slot]
+        now = self._loop.now()
+        self._limit(reader).returned(now - since, now)
+
+    def _limit(self, reader: str) -> InFlightLimit:
+        limit = self._limits.get(reader)
+        if limit is None:
+            limit = self._limits[reader] = InFlightLimit()
+        return limit

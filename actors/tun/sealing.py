@@ -1,0 +1,173 @@
+"""Sealing packets of the host where they lie, in a slot of tun's arena (numbers: the packet path in `__init__.py`)."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from actors.runtime.actor import Runtime
+from actors.runtime.exchange import Exchange
+from actors.runtime.pages import untouched
+from actors.runtime.runs import Runs
+from protocol.arena import SLOT_BYTES
+from protocol.frames import Direction, PacketsSeen
+from protocol.mycelium.framing import DATA_HEADER, write_data_header
+from protocol.mycelium.remotes import Remote
+from protocol.mycelium.sealing import (
+    CAP_SUPER_PACKETS,
+    INNER_HEADER,
+    INNER_L3,
+    MARK_SUPER_PACKET,
+    NONCE,
+    TAG,
+    seal_into,
+    write_inner,
+)
+from protocol.offload.complete import complete_checksum
+from protocol.offload.segment import count_segments, segment
+from protocol.offload.trailer import append_trailer
+from protocol.offload.vnet import HEADER_LENGTH, VnetHeader
+
+LARGEST_READ: Final = 65_535
+BEFORE: Final = DATA_HEADER + INNER_HEADER
+"""In front of each packet of the host, for the headers."""
+BEHIND: Final = TAG + NONCE
+ROOM: Final = BEFORE + LARGEST_READ + HEADER_LENGTH + BEHIND
+"""What the largest packet of the host takes."""
+NONCES_AT_ONCE: Final = 512
+_NO_OFFLOAD: Final = bytes(HEADER_LENGTH)
+
+
+class Flow:
+    """One pair of addresses: link and remote, and how much went."""
+
+    __slots__ = ("clean", "lane", "octets", "packets", "pair", "remote")
+
+    def __init__(self, pair: bytes, lane: int, remote: Remote, clean: bool) -> None:
+        self.pair = pair
+        self.lane = lane
+        self.remote = remote
+        self.clean = clean
+        self.packets = 0
+        self.octets = 0
+
+
+class Sealer:
+    """Packets of one round after the other. A round has one slot, and ends with frames to links."""
+
+    def __init__(self, runtime: Runtime, exchange: Exchange) -> None:
+        self._runtime = runtime
+        self._exchange = exchange
+        self._scratch = untouched(LARGEST_READ)
+        self._runs = Runs()
+        self._slot = -1
+        self._memory = memoryview(b"")
+        self._end = 0
+        self._nonces = b""
+        self._nonce_at = 0
+
+    # --- rounds -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Begins a round; False where no slot is free."""
+        slot = self._exchange.arena.take()
+        if slot is None:
+            return False
+        self._slot, self._memory, self._end = slot, self._exchange.slot(slot), 0
+        return True
+
+    @property
+    def full(self) -> bool:
+        """Whether the slot may have no room for another packet."""
+        return self._end + ROOM > SLOT_BYTES
+
+    @property
+    def room(self) -> memoryview:
+        """Where the next packet of the host belongs."""
+        start = self._end + BEFORE
+        return self._memory[start : start + LARGEST_READ]
+
+    def finish(self) -> None:
+        """Ends the round: what goes to the same link leaves in one frame."""
+        for lane, run in self._runs.items():
+            self._exchange.pass_on(f"link-{lane}", self._slot, run)  # 6
+        if self._runtime.watched(PacketsSeen):
+            self._show()
+        self._runs.clear()
+        self._exchange.arena.close(self._slot)
+        self._slot = -1
+
+    # --- packets ----------------------------------------------------------------------------------------------------
+
+    def seal(self, flow: Flow, header: bytes | bytearray, length: int, now: float) -> None:
+        """Seals the packet of `length` bytes that lies in `room`, with its virtio header.
+
+        Raises `OffloadError` for a header that lies.
+        """
+        body = self._end + BEFORE
+        if header == _NO_OFFLOAD:
+            self._seal(flow, self._end, length, self._memory[body + 7], 0)
+            return
+        parsed = VnetHeader.parse(header)
+        if not parsed.gso_type:
+            complete_checksum(self._memory[body : body + length], parsed)
+            self._seal(flow, self._end, length, self._memory[body + 7], 0)
+        elif flow.clean and flow.remote.takes_super_packets(now):  # 4
+            length = append_trailer(self._memory[body:], length, parsed)
+            self._seal(flow, self._end, length, self._memory[body + 7], MARK_SUPER_PACKET)
+        else:
+            self._cut(flow, length, parsed)
+
+    def seal_copy(self, flow: Flow, header: bytes, packet: bytes, now: float) -> None:
+        """Seals a packet that lies elsewhere. Raises `OffloadError` for a header that lies."""
+        self.room[: len(packet)] = packet
+        self.seal(flow, header, len(packet), now)
+
+    def nonce(self) -> bytes:
+        """Twelve random bytes that were never used before."""
+        at = self._nonce_at
+        if at >= len(self._nonces):
+            self._nonces = os.urandom(NONCE * NONCES_AT_ONCE)
+            at = 0
+        self._nonce_at = at + NONCE
+        return self._nonces[at : at + NONCE]
+
+    def _cut(self, flow: Flow, length: int, header: VnetHeader) -> None:
+        packet = self._scratch[:length]
+        packet[:] = self.room[:length]
+        hop_limit = packet[7]
+        total, done = count_segments(packet, header), 0
+        while done < total:
+            base = self._end
+            pieces = segment(packet, header, self._memory[base:], BEFORE, BEHIND, done)
+            for offset, size in pieces:
+                self._seal(flow, base + offset - BEFORE, size, hop_limit, 0)
+            done += len(pieces)
+            if done < total:
+                # Very many very small segments: what is sealed leaves, and the rest gets a slot of its own.
+                self.finish()
+                if not self.begin():
+                    self._runtime.counters["dropped.no_slot"] += total - done
+                    self._slot = -1
+                    return
+
+    def _seal(self, flow: Flow, start: int, length: int, hop_limit: int, mark: int) -> None:
+        memory = self._memory
+        inner = start + DATA_HEADER
+        write_inner(memory, inner, INNER_L3, CAP_SUPER_PACKETS, mark)
+        raw_length = seal_into(flow.remote.cipher, self.nonce(), memory, inner, INNER_HEADER + length)  # 5
+        pair = flow.pair
+        write_data_header(memory, start, raw_length, hop_limit - 1, pair[:16], pair[16:])
+        self._end = inner + raw_length
+        flow.packets += 1
+        flow.octets += raw_length
+        self._runs.add(flow.lane, start, self._end)
+
+    def _show(self) -> None:
+        headers = []
+        for run in self._runs.values():
+            for first, ends in run.slices:
+                starts = [first, *[first + end for end in ends[:-1]]]
+                headers += [bytes(self._memory[start : start + DATA_HEADER]) for start in starts]
+        if headers:
+            self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.OUT, b"".join(headers)))
