@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.loop import Timer
 from protocol.forwarding import ForwardingTable
 from protocol.frames import AskTable, RouteDelta, RouteEntry, TableEpoch, TablePart
 
 MOST_HELD_BACK: Final = 256
 """Changes that arrive while a whole table is on its way; past that it is asked for again."""
 ASK_AGAIN_SECONDS: Final = 1.0
+"""Of silence, while a table is on its way."""
 MOST_ENTRIES: Final = 1_000_000
 
 
@@ -37,6 +39,7 @@ class TableFollower:
         self._introduce = introduce
         self._epoch: int | None = None
         self._asking = False
+        self._patience: Timer | None = None
         self._parts: list[RouteEntry] = []
         self._held_back: list[RouteDelta] = []
         runtime.on(TableEpoch, self._on_epoch)
@@ -72,7 +75,10 @@ class TableFollower:
             self._runtime.counters["table.too_large"] += 1
             self._parts.clear()
         if message.more:
+            self._wait()
             return
+        if self._patience is not None:
+            self._patience.cancel()
         entries, self._parts = self._parts, []
         self._asking = False
         self.table.load(message.serial, [_change(entry) for entry in entries])
@@ -90,11 +96,13 @@ class TableFollower:
         self._parts.clear()
         self._held_back.clear()
         self._router.send(AskTable())
-        self._runtime.loop.call_after(ASK_AGAIN_SECONDS, self._ask_again)
+        self._wait()
 
-    def _ask_again(self) -> None:
-        if self._asking:
-            self._ask()
+    def _wait(self) -> None:
+        # One timer at a time: a router that is slow to answer must not be asked more and more often.
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self._runtime.loop.call_after(ASK_AGAIN_SECONDS, self._ask)
 
 
 def _change(entry: RouteEntry) -> tuple[bytes, int, int, int, bytes, bool]:
