@@ -113,7 +113,7 @@ def born(
     ours = Path(__file__).parents[2]
     files = FileRights(read=(*python_trees(), ours, *read), write=(run,))
     start = Start(Role.STATUS, name, f"{name} of a test", run, "debug", LogFormat.PLAIN)
-    birth: Birth[Any] = Birth(start, main, prepare, descriptors, files, dumpable)
+    birth: Birth[Any] = Birth(start, main, prepare, lambda: descriptors, files, dumpable)
     with real_standard_error():
         child = Child(*birth.fork())
     try:
