@@ -196,7 +196,9 @@ class RouterActor:
     def _on_ask_table(self, sender: bytes, _message: AskTable) -> None:
         self._pump()
         for part, more in in_parts([_entry(change) for change in self._router.published()]):
-            self._runtime.send(sender, TablePart(self.epoch, self._serial, part, more))
+            if not self._runtime.send(sender, TablePart(self.epoch, self._serial, part, more)):
+                # A table with a hole would pass for a whole one; without its end it is asked for again.
+                break
 
     # --- events -----------------------------------------------------------------------------------------------------
 
