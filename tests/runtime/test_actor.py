@@ -16,7 +16,7 @@ import zmq
 
 from actors.runtime.actor import MAX_ASKERS, Outlet, Runtime
 from actors.runtime.channel import ChannelFull
-from protocol.codec import pack, topic, unpack
+from protocol.codec import pack, unpack
 from protocol.frames import (
     SCHEMA,
     ActorList,
@@ -36,6 +36,7 @@ from protocol.frames import (
     TableEpoch,
 )
 from tests.runtime.children import PATIENCE, Child, born, run_folder, tell
+from tests.runtime.outside import Neighbour, Outside
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -46,62 +47,9 @@ def run() -> Iterator[Path]:
         yield folder
 
 
-class Neighbour:
-    """A DEALER to an actor, as other actors are."""
-
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self.socket = socket
-
-    def send(self, message: object) -> None:
-        self.socket.send(message if isinstance(message, bytes) else pack(message))
-
-    def receive(self) -> Any:
-        return unpack(self.socket.recv())
-
-    def ask(self, token: int) -> None:
-        """Asks what `echo` answers, and checks the answer."""
-        self.send(AskQueried(token))
-        assert self.receive() == QueriedList(token, (), False)
-
-
-class Outside:
-    """The world around the actor `router`: sockets that are closed when the test is over."""
-
-    def __init__(self, run: Path) -> None:
-        self._run = run
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._sockets: list[zmq.Socket[bytes]] = []
-
-    def neighbour(self, name: str = "") -> Neighbour:
-        """Whoever has something to say to the router."""
-        socket = self._socket(zmq.DEALER)
-        if name:
-            socket.setsockopt(zmq.ROUTING_ID, name.encode())
-        socket.connect(f"ipc://{self._run / 'router'}")
-        return Neighbour(socket)
-
-    def subscriber(self, *kinds: type[Any]) -> zmq.Socket[bytes]:
-        """Whoever wants to see the router's events of these types."""
-        socket = self._socket(zmq.SUB)
-        for kind in kinds:
-            socket.setsockopt(zmq.SUBSCRIBE, topic(kind))
-        socket.connect(f"ipc://{self._run / 'router.events'}")
-        return socket
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)
-
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(kind)
-        socket.setsockopt(zmq.RCVTIMEO, int(PATIENCE * 1000))
-        socket.setsockopt(zmq.RECONNECT_IVL, 5)
-        self._sockets.append(socket)
-        return socket
-
-
 @pytest.fixture
 def outside(run: Path) -> Iterator[Outside]:
-    made = Outside(run)
+    made = Outside(run, "router")
     yield made
     made.close()
 
@@ -117,6 +65,11 @@ def echo(runtime: Runtime, _: object) -> None:
     """An actor that answers one question."""
     answer_questions(runtime)
     runtime.serve()
+
+
+def check(neighbour: Neighbour, token: int) -> None:
+    """The neighbour asks what `echo` answers, and is answered."""
+    assert neighbour.ask(AskQueried(token)) == QueriedList(token, (), False)
 
 
 @contextlib.contextmanager
@@ -226,8 +179,8 @@ def test_supervisor_that_does_not_read_does_not_end_an_actor(run: Path, outside:
 def test_whoever_asks_is_answered(run: Path, outside: Outside) -> None:
     with serving(run):
         one, other = outside.neighbour("tun"), outside.neighbour()
-        one.ask(1)
-        other.ask(2)
+        check(one, 1)
+        check(other, 2)
 
 
 def test_question_behind_an_empty_part_is_read(run: Path, outside: Outside) -> None:
@@ -260,7 +213,7 @@ def test_frame_that_is_wrong_is_counted_and_the_next_one_answered(
         neighbour = outside.neighbour()
         for token in range(3):
             neighbour.send(data)
-            neighbour.ask(token)
+            check(neighbour, token)
         assert _counted_in_the_end(child, counter) == 3
 
 
@@ -270,7 +223,7 @@ def test_sender_of_garbage_is_logged_without_its_control_characters(
     with serving(run):
         neighbour = outside.neighbour("\x1b[2Jevil")
         neighbour.send(b"\xc1")
-        neighbour.ask(1)
+        check(neighbour, 1)
     printed = capfd.readouterr().err
     assert "dropped what is no frame" in printed
     assert r"sender=\x1b[2Jevil" in printed
@@ -281,7 +234,7 @@ def test_message_too_large_costs_its_sender_the_connection_and_nobody_else(run: 
     with serving(run):
         greedy, modest = outside.neighbour(), outside.neighbour()
         greedy.send(bytes(5 << 20))
-        modest.ask(1)
+        check(modest, 1)
 
 
 def test_flood_from_one_neighbour_does_not_starve_another(run: Path, outside: Outside) -> None:
@@ -311,10 +264,10 @@ def test_flood_from_one_neighbour_does_not_starve_another(run: Path, outside: Ou
         try:
             _counted(child, "sends.full")
             neighbour = outside.neighbour()
-            neighbour.ask(0)
+            check(neighbour, 0)
             begin = time.monotonic()
             for token in range(1, 11):
-                neighbour.ask(token)
+                check(neighbour, token)
             # A queue in the order of arrival would put hundreds of floods, half a millisecond each, before each.
             assert time.monotonic() - begin < 5
             child.channel.send(Stop("enough"))
@@ -408,7 +361,7 @@ def test_neighbour_that_does_not_read_costs_its_own_frames_only(run: Path, outsi
         deaf.socket.setsockopt(zmq.RCVHWM, 1)
         deaf.send(AskPeers(1))
         assert child.told() > 10
-        outside.neighbour().ask(2)
+        check(outside.neighbour(), 2)
         assert _counted_in_the_end(child, "sends.full") >= 1
 
 
@@ -548,7 +501,7 @@ def test_question_about_actors_is_passed_on_and_all_parts_come_back(run: Path, o
         child.channel.send(ActorList(token, (_row("nobody asked"),), False))
         assert neighbour.receive() == ActorList(4711, (_row("tun"),), True)
         assert neighbour.receive() == ActorList(4711, (_row("peers"),), False)
-        neighbour.ask(5)
+        check(neighbour, 5)
 
 
 def test_two_who_ask_with_the_same_token_get_their_own_answers(run: Path, outside: Outside) -> None:
