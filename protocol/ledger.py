@@ -27,8 +27,9 @@ from protocol.buffers import Buffer
 
 MAX_PIECES: Final = 1024
 """In one batch: what `sendmsg` takes at most (Linux UIO_MAXIOV)."""
-OWN_BYTES: Final = 256 << 10
-"""Room for the pieces of one batch that lie in no arena: some thousand control packets, or three largest packets."""
+OWN_BYTES: Final = 1 << 20
+"""Room for the pieces of one batch that lie in no arena: a whole offer of a send queue, whose control alone may be as
+much. Small runs of packets come without an arena, and behind a slow link thousands of them wait."""
 OWN_MEMORY: Final = 0
 """The number that no arena has: the piece's offset counts in the ledger's own copy."""
 

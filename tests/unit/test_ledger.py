@@ -29,6 +29,7 @@ from protocol.ledger import (
     Survey,
     place,
 )
+from protocol.queues import SendLimits, SendQueue
 
 ARENA, OTHER = 7, 0xFFFF_FFFF
 
@@ -271,6 +272,19 @@ def test_ledger_that_contradicts_the_kernel_or_itself_is_not_trusted(
         recover(ledger, sent, received, a7=b"\x09ab\x00cdefghij")
 
 
+def test_whole_offer_of_a_send_queue_fits_without_any_arena() -> None:
+    limits = SendLimits()
+    queue = SendQueue(limits)
+    size = 1 << 16
+    for _ in range(limits.control_bytes // size):
+        assert queue.control(bytes(size))
+    queue.data(memoryview(bytes(size)), (size,), 0.0)
+    offer = queue.offer(0.0, limits.control_bytes)
+    ledger = new_ledger()
+    ledger.begin_batch(0, offer.pieces, offer.own, offer.lead)
+    assert ledger.survey(0, 0).unwritten == limits.control_bytes
+
+
 def test_torn_rest_that_its_successor_could_not_name_is_not_trusted() -> None:
     ledger = written(0, place(ARENA, 0), OWN_BYTES + 2)
     arena = {ARENA: memoryview(bytes(OWN_BYTES + 2))}
@@ -468,7 +482,7 @@ def unfinished(stream: bytes) -> int:
     return start - len(stream)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_kill_after_any_store_of_a_batch_leaves_a_stream_that_can_be_finished(seed: int) -> None:
     link = ToyLink(random.Random(seed))
