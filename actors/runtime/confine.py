@@ -122,7 +122,9 @@ class FileRights:
 def python_trees() -> tuple[Path, ...]:
     """What a Python process needs to read to import modules late."""
     candidates = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), "/usr/lib", "/usr/share/zoneinfo", "/lib"}
-    candidates |= {"/lib64", "/etc", "/proc", "/sys/devices/system/cpu", "/dev/urandom", "/dev/null"}
+    candidates |= {"/lib64", "/proc", "/sys/devices/system/cpu", "/dev/urandom", "/dev/null"}
+    # Of /etc what libraries look up and no more: somebody may keep a key file there.
+    candidates |= {f"/etc/{name}" for name in ("ld.so.cache", "localtime", "mime.types", "nsswitch.conf", "hosts")}
     candidates |= {entry for entry in sys.path if entry}
     return tuple(sorted(Path(name) for name in candidates if Path(name).exists()))
 
