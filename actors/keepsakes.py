@@ -74,6 +74,8 @@ class Connection:
         self._arenas = arenas
         self.ledger: Final = os.memfd_create(f"septate-ledger-{message.link}", os.MFD_CLOEXEC)
         os.ftruncate(self.ledger, LEDGER_BYTES)
+        with mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED) as memory, memoryview(memory) as words:
+            Ledger.begin(words)
         self.resumed = False
         self.needed: tuple[OldArena, ...] = ()
         """Arenas that the next incarnation has to look into."""

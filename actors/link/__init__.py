@@ -100,7 +100,7 @@ class Link:
         try:
             self._name, self._static_cost = describe(self._socket)
             tune(self._socket)
-            ledger = Ledger(memory) if config.resumed else Ledger.begin(memory)
+            ledger = Ledger(memory)
             sent, recovery = self._recover(ledger)
         except (OSError, PositionsError, LedgerError) as error:
             self._end(f"connection lost: {error}")

@@ -120,7 +120,10 @@ class Incoming:
         self._follower = follower
         self._position = position
         if len(uncut):
-            self._next_slot(uncut)
+            decoder = self._next_slot(uncut)
+            if decoder is not None:
+                # There may be whole packets in it, and nothing else may come for long.
+                self._loop.defer(lambda: self._cut(decoder))
 
     # --- the path ---------------------------------------------------------------------------------------------------
 
@@ -145,6 +148,9 @@ class Incoming:
             return
         self.octets += count
         decoder.received(count)
+        self._cut(decoder)
+
+    def _cut(self, decoder: StreamDecoder) -> None:
         try:
             while cuts := decoder.cut():  # 2
                 self._route(decoder, cuts)

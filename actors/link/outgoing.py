@@ -53,6 +53,9 @@ class Outgoing:
             self._queue.resume(torn)
             # At once: the ledger has to name our copy before the arena it came from is given up.
             self.flush()
+        else:
+            # Likewise: what a predecessor was about to write lies in memory that others will use again.
+            ledger.end_batch(position)
 
     def give_back_to(self, exchange: Exchange) -> None:
         """From now on pieces come with leases of this exchange."""

@@ -29,6 +29,8 @@ INLINE_BYTES: Final = 4096
 """Runs up to this size are copied into their frame: cheaper than a lease and its way back."""
 PIN_SECONDS: Final = 2.0
 """How long the leases of a dead reader wait for its successor."""
+RETURN_AT_ONCE: Final = 4
+RETURN_SECONDS: Final = 0.001
 IDLE_SECONDS: Final = 5.0
 PENDING_BYTES: Final = 256 << 10
 """What may wait for a lane that is being opened."""
@@ -208,25 +210,33 @@ class Exchange:
     # --- packets of others ------------------------------------------------------------------------------------------
 
     def give_back(self, lease: Lease) -> None:
-        """We are done with a piece; its writer hears of it at the end of this round."""
+        """We are done with a piece; its writer hears of it soon.
+
+        Not at once: to be told wakes it up, and it has other pieces to go on with. So it is told with the next packets
+        that go its way, when there is much to tell, or after a moment.
+        """
         reading = self._lanes.get(lease.lane)
         if reading is None:
             # The writer is dead, and its arena goes when nobody looks into it any more.
             return
         reading.returned.append(lease.slot)
-        if not self._returning:
+        if len(reading.returned) >= RETURN_AT_ONCE:
+            self._return(lease.lane, reading)
+        elif not self._returning:
             self._returning = True
-            self._loop.defer(self._return_all)
+            self._loop.call_after(RETURN_SECONDS, self._return_all)
 
     def _return_all(self) -> None:
         self._returning = False
-        for lane, reading in self._lanes.items():
-            if reading.returned:
-                slots, reading.returned = reading.returned, []
-                if not lane.send(pack(Returned(struct.pack(f"<{len(slots)}I", *slots)))):
-                    # Nothing but this lane's end can bring them back.
-                    lane.end()
-                    break
+        for lane, reading in list(self._lanes.items()):
+            self._return(lane, reading)
+
+    def _return(self, lane: Lane, reading: _Reading) -> None:
+        if reading.returned:
+            slots, reading.returned = reading.returned, []
+            if not lane.send(pack(Returned(struct.pack(f"<{len(slots)}I", *slots)))):
+                # Nothing but this lane's end can bring them back.
+                lane.end()
 
     # --- lanes ------------------------------------------------------------------------------------------------------
 
@@ -236,6 +246,7 @@ class Exchange:
             reading = self._lanes.get(lane)
             if reading is not None:
                 reading.used = True
+                self._return(lane, reading)
             return lane
         return None
 
