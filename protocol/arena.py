@@ -56,7 +56,7 @@ class Arena:
         self._left_behind: dict[Reader, dict[int, int]] = {}
         self._share = self._new_share()
         # The free slots are a stack, so the lowest level it had since the last `idle` separates those below, which
-        # nobody used, from those above. The lowest of all hold no memory: never used, or given back already.
+        # nobody used, from those above. Of those, so many hold no memory: never used, or given back already.
         self._low_water = slots
         self._without_memory = slots
 
@@ -82,7 +82,6 @@ class Arena:
         slot = free.pop()
         if len(free) < self._low_water:
             self._low_water = len(free)
-            self._without_memory = min(self._without_memory, self._low_water)
         self._open[slot] = True
         return slot
 

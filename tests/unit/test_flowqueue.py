@@ -163,6 +163,34 @@ def test_queue_that_drained_in_time_never_stands() -> None:
     assert queue.dropped_codel == 0
 
 
+def test_queue_that_stood_begins_anew_after_it_was_short_for_a_moment() -> None:
+    queue: FlowQueue[int] = FlowQueue(FlowLimits(max_age=1000.0))
+    for number in range(4):
+        queue.add(1, number, 10, 1.0)
+    assert queue.take(1.01, 1) == [0]
+    # Number 1 is dropped, and behind number 2 only one packet is left.
+    assert queue.take(1.12, 1) == [2]
+    for number in range(4, 12):
+        queue.add(1, number, 10, 1.12)
+    assert queue.take(1.13, 1) == [3]
+    assert queue.take(1.24, 1) == [5]
+    assert queue.take(1.30, 1) == [6]
+    assert queue.take(1.35, 1) == [8]
+    assert queue.dropped_codel == 3
+
+
+def test_queue_whose_packets_all_became_too_old_does_not_stand() -> None:
+    queue: FlowQueue[int] = FlowQueue(FlowLimits(max_age=0.15))
+    for number in range(4):
+        queue.add(1, number, 10, 1.0)
+    assert queue.take(1.01, 1) == [0]
+    assert queue.take(1.2, 1) == []
+    for number in range(4, 8):
+        queue.add(1, number, 10, 1.3)
+    assert queue.take(1.31, 1) == [4]
+    assert (queue.dropped_age, queue.dropped_codel) == (3, 0)
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_packet_without_bytes_is_refused(size: int) -> None:
     with pytest.raises(FlowQueueError, match="bytes"):
