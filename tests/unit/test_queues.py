@@ -316,6 +316,26 @@ def test_turn_that_the_limit_cuts_short_goes_on_with_the_next_write() -> None:
     assert offered(queue) == b"a3b1"
 
 
+def test_pair_that_ran_out_comes_back_with_a_whole_turn() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, quantum=6))
+    data(queue, [b"a1", b"a2"], pair=A)
+    data(queue, [b"b1"] * 9, pair=B)
+    assert write(queue, 2) + write(queue, 2) == b"a1a2"
+    data(queue, [b"a3", b"a4", b"a5", b"a6"], pair=A)
+    assert offered(queue) == b"b1b1b1a3a4a5"
+
+
+def test_every_pairs_data_becomes_too_old_in_its_time() -> None:
+    queue = SendQueue(SendLimits(queues=MANY, max_age=1.0))
+    for since, pair in ((10.0, A), (10.5, B), (11.0, C)):
+        data(queue, [b"packet"], since, pair=pair)
+    dropped = []
+    for now in (11.0, 11.1, 11.6, 12.1):
+        queue.expire(now)
+        dropped.append(queue.dropped_age)
+    assert (dropped, queue.oldest) == ([0, 1, 2, 3], None)
+
+
 def test_pair_that_has_too_much_loses_its_own_packets_alone() -> None:
     queue = SendQueue(SendLimits(queues=MANY, pair_bytes=4))
     data(queue, [b"b1"], pair=B)
