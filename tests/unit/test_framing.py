@@ -264,6 +264,44 @@ class TestMemory:
                 decoder.received(count)
 
 
+class TestHandingOver:
+    """A decoder in one slot ends in mid-packet, and one in another slot goes on."""
+
+    def test_rest_is_what_arrived_and_is_not_cut_yet(self) -> None:
+        decoder = StreamDecoder()
+        feed(decoder, FRAMES[0] + FRAMES[1][:-1])
+        assert decoder.rest() == FRAMES[1][:-1]
+        feed(decoder, FRAMES[1][-1:])
+        assert not decoder.rest()
+
+    def test_room_is_what_lies_behind_what_arrived(self) -> None:
+        decoder = StreamDecoder(SMALLEST)
+        assert decoder.room == SMALLEST
+        feed(decoder, FRAMES[0] + FRAMES[1][:-1])
+        assert decoder.room == SMALLEST - len(FRAMES[0]) - len(FRAMES[1]) + 1
+
+    @pytest.mark.parametrize("at", range(0, len(STREAM), 7))
+    def test_successor_in_other_memory_cuts_the_same_packets(self, at: int) -> None:
+        before, after = StreamDecoder(SMALLEST), StreamDecoder(SMALLEST)
+        packets = feed(before, STREAM[:at])
+        after.resume(before.rest())
+        before.view[:] = bytes(SMALLEST)
+        assert packets + feed(after, STREAM[at:]) == FRAMES
+
+    def test_whole_packets_of_a_rest_are_cut_before_anything_arrives(self) -> None:
+        decoder = StreamDecoder()
+        decoder.resume(memoryview(FRAMES[0] + FRAMES[1] + FRAMES[2][:3]))
+        assert [bytes(decoder.view[start:end]) for _, start, end in decoder.cut()] == FRAMES[:2]
+        assert decoder.rest() == FRAMES[2][:3]
+
+    def test_rest_that_fills_the_memory_has_room_behind_it_once_it_is_cut(self) -> None:
+        decoder, packet = StreamDecoder(SMALLEST), factory.data(bytes(1000))
+        decoder.resume(memoryview((packet * (SMALLEST // len(packet) + 1))[:SMALLEST]))
+        assert decoder.room == 0
+        assert len(decoder.cut()) == SMALLEST // len(packet)
+        assert len(decoder.writable()) >= MAX_PACKET
+
+
 class TestOutOfStep:
     def test_good_packets_before_a_bad_header_come_first(self) -> None:
         decoder = StreamDecoder()
