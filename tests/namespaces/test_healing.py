@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -27,7 +28,7 @@ from tests.namespaces.processes import (
     processes_of,
     wait_for_successor,
 )
-from tests.namespaces.raw_peer import RawPeer
+from tests.namespaces.raw_peer import TYPE_IHU, RawPeer
 from tests.unit import wire_factory as factory
 
 pytestmark = pytest.mark.namespaces
@@ -84,12 +85,34 @@ def test_killed_tun_is_back_within_a_second(line: Line) -> None:
 
 
 @pytest.mark.parametrize("side", ["near", "far"])
-def test_killed_link_is_dialled_again_within_a_second(line: Line, side: str) -> None:
+def test_killed_link_is_back_within_a_second(line: Line, side: str) -> None:
     node: SeptateNode = getattr(line, side)
     # A connection that breaks right after it was made is not dialled again at once.
     victim = find_process(node, "link", age=3.0)
     report = ping_while_killed(line.near.namespace, line.far.address, node, victim)
     assert report.longest_gap() < GENEROUS_GAP_SECONDS
+
+
+def test_successor_of_a_killed_link_goes_on_in_the_same_connection(line: Line) -> None:
+    place = line.lab.namespace("acquaintance")
+    wire = line.lab.wire(place, line.relay.namespace)
+    with RawPeer(place, wire.right_address) as peer:
+        peer.say_hello()
+        victim = find_process(line.relay, "link", wire.left_address)
+        # The rest of a packet whose beginning only the dead process has read.
+        packet = factory.hello()
+        peer.send(packet[:9])
+        wait_until("the link has read", lambda: kernel_has_handed_out_everything(victim.pid), RETURN_TIMEOUT)
+        kill_process(line.relay, victim)
+        wait_for_successor(line.relay, victim)
+        peer.send(packet[9:])
+        peer.wait_for("an IHU", lambda heard: heard.tlv_type == TYPE_IHU)
+
+
+def kernel_has_handed_out_everything(pid: int) -> bool:
+    """Whether no TCP socket of the process's namespace holds bytes that nobody has read."""
+    tables = [Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:] for table in ("tcp", "tcp6")]
+    return all(row.split()[4].endswith(":00000000") for table in tables for row in table)
 
 
 def test_relay_whose_processes_die_at_random_heals_and_carries_right_bytes(line: Line) -> None:
@@ -204,7 +227,8 @@ def test_restarted_peers_process_keeps_links_and_added_peers(lab: Lab) -> None:
     wait_for_successor(dialling, peers)
     kept = find_process(dialling, "link")
     (listed,) = wait_until("the peer is listed", lambda: dialling.api.get("/api/v1/admin/peers"), RETURN_TIMEOUT)
-    kill_process(dialling, kept)
+    listening.stop()
+    listening.start()
     redialled = wait_for_successor(dialling, kept)
     assert kept.pid == link.pid
     assert (listed["type"], listed["connectionState"]) == ("static", "alive")
