@@ -15,8 +15,8 @@ SLOT_BYTES: Final = 256 << 10
 """Three super-packets and more, or what one read of a busy socket returns."""
 SMALLEST_SHARE: Final = 2
 """One slot that a reader works on and one that fills meanwhile."""
-MAX_PIECES: Final = 1024
-"""In one batch."""
+MAX_PIECES: Final = 4096
+"""In one batch: a slot full of the smallest packets (40 bytes), every other of which goes elsewhere, has 3277."""
 MAX_BATCH_BYTES: Final = 64 << 10
 """Of descriptors: 16 000 packets, more than any round moves."""
 

@@ -21,6 +21,7 @@ from protocol.arena import (
     pack_pieces,
     unpack_pieces,
 )
+from protocol.mycelium.framing import DATA_HEADER
 
 TUN, LINK, OTHER = b"tun", b"link-1", b"link-2"
 
@@ -477,6 +478,13 @@ def test_batch_has_no_more_pieces_than_allowed() -> None:
         pack_pieces([*most, (0, (1,))])
     with pytest.raises(ArenaError, match=f"descriptor {MAX_PIECES} of a batch"):
         unpack_pieces(words(0, 1, 1) * (MAX_PIECES + 1), SLOT_BYTES)
+
+
+def test_slot_full_of_smallest_packets_that_go_two_ways_is_one_batch() -> None:
+    every_other = [Piece(start, (DATA_HEADER,)) for start in range(0, SLOT_BYTES - DATA_HEADER, 2 * DATA_HEADER)]
+    assert unpack_pieces(pack_pieces(every_other), SLOT_BYTES) == every_other
+    all_of_them = [Piece(0, tuple(range(DATA_HEADER, SLOT_BYTES, DATA_HEADER)))]
+    assert unpack_pieces(pack_pieces(all_of_them), SLOT_BYTES) == all_of_them
 
 
 def test_batch_has_no_more_packets_than_allowed() -> None:
