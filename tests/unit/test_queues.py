@@ -398,6 +398,30 @@ def test_packet_without_a_whole_header_has_a_place_in_the_queue_too() -> None:
     assert sorted(offered(queue)) == sorted(b"short" + data_packet(A, 40) + b"short too")
 
 
+def test_offer_says_where_its_buffers_lie() -> None:
+    queue = SendQueue(SendLimits(queues=MANY))
+    mixed = [data_packet(A, 50), data_packet(B, 60)]
+    queue.data(memoryview(b"".join(mixed)), [50, 110], 0.0, place=1000)
+    queue.data(memoryview(b"inline"), [6], 0.0, pair=A)
+    assert write(queue, 10) == mixed[0][:10]
+    queue.control(b"hello")
+    offer = queue.offer(0.0, 1 << 20)
+    assert offer.buffers == [mixed[0][10:], b"hello", b"inline", mixed[1]]
+    # What lies in our own memory is copied, and its places count in the copy.
+    assert (offer.pieces, offer.lead) == ([0, 40, 40, 5, 45, 6, 1050, 60], 40)
+    assert offer.own == mixed[0][10:] + b"hello" + b"inline"
+
+
+def test_rest_that_a_predecessor_tore_goes_first() -> None:
+    queue = SendQueue()
+    queue.control(b"hello")
+    queue.resume(b"rest")
+    assert not queue.between_packets
+    assert write(queue, 4) == b"rest"
+    assert queue.between_packets
+    assert offered(queue) == b"hello"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_bulk_pairs_share_the_link_equally_whatever_their_packets(seed: int) -> None:
     random = Random(seed)
