@@ -124,10 +124,14 @@ class Link:
             self._poll,
         )
         follower = TableFollower(runtime, self._router, self._on_routes, self._introduce)
-        self._in.begin(follower, recovery.boundary, recovery.uncut)
         # Before anything that the peer sends: a router has no use for packets of a link that it does not know.
         self._introduce()
         self._exchange.connect(TUN)
+        self._in.begin(follower, recovery.boundary, recovery.uncut)
+        if self._closed:
+            # The connection broke, or what the predecessor had read is garbage. Ends the first round of `serve`.
+            self._loop.defer(runtime.stop)
+            return
 
         runtime.at_stop(self._close)
         self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)

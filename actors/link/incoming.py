@@ -122,8 +122,8 @@ class Incoming:
         if len(uncut):
             decoder = self._next_slot(uncut)
             if decoder is not None:
-                # There may be whole packets in it, and nothing else may come for long.
-                self._loop.defer(lambda: self._cut(decoder))
+                # There may be whole packets in it, and nothing else may come for long. Or no room behind them.
+                self._cut(decoder)
 
     # --- the path ---------------------------------------------------------------------------------------------------
 
