@@ -78,8 +78,8 @@ class Sealer:
 
     @property
     def full(self) -> bool:
-        """Whether the slot may have no room for another packet."""
-        return self._end + ROOM > SLOT_BYTES
+        """Whether the slot may have no room for another packet, or was taken away in mid-packet."""
+        return self._slot < 0 or self._end + ROOM > SLOT_BYTES
 
     @property
     def room(self) -> memoryview:
@@ -88,7 +88,9 @@ class Sealer:
         return self._memory[start : start + LARGEST_READ]
 
     def finish(self) -> None:
-        """Ends the round: what goes to the same link leaves in one frame."""
+        """Ends the round: what goes to the same link leaves in one frame. Nothing to do without a slot."""
+        if self._slot < 0:
+            return
         for lane, run in self._runs.items():
             self._exchange.pass_on(f"link-{lane}", self._slot, run)  # 6
         if self._runtime.watched(PacketsSeen):
@@ -148,7 +150,6 @@ class Sealer:
                 self.finish()
                 if not self.begin():
                     self._runtime.counters["dropped.no_slot"] += total - done
-                    self._slot = -1
                     return
 
     def _seal(self, flow: Flow, start: int, length: int, hop_limit: int, mark: int) -> None:
