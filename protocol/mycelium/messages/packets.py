@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from blake3 import blake3
 
@@ -339,15 +339,18 @@ def _decode_chunk(body: Buffer, message_id: bytes, _reply: bool, echo: Echo) -> 
 
 
 def _decode_chunk_ack(body: Buffer, message_id: bytes, _reply: bool, echo: Echo) -> ChunkAck:
-    return ChunkAck(message_id, *_fields("acknowledgement of a CHUNK", "3.4", _CHUNK, body), echo)
+    index, offset, size = _fields("acknowledgement of a CHUNK", "3.4", _CHUNK, body)
+    return ChunkAck(message_id, index, offset, size, echo)
 
 
 def _decode_done(body: Buffer, message_id: bytes, _reply: bool, echo: Echo) -> Done:
-    return Done(message_id, *_fields("DONE", "3.5", _DONE, body), echo)
+    count, digest = _fields("DONE", "3.5", _DONE, body)
+    return Done(message_id, count, digest, echo)
 
 
 def _decode_done_ack(body: Buffer, message_id: bytes, _reply: bool, echo: Echo) -> DoneAck:
-    return DoneAck(message_id, *_fields("acknowledgement of a DONE", "3.6", _DONE, body), echo)
+    count, digest = _fields("acknowledgement of a DONE", "3.6", _DONE, body)
+    return DoneAck(message_id, count, digest, echo)
 
 
 def _decode_read(_body: Buffer, message_id: bytes, _reply: bool, echo: Echo) -> Read:
@@ -375,7 +378,7 @@ _DECODERS: Final[dict[int, Callable[[Buffer, bytes, bool, Echo], Packet]]] = {
 }
 
 
-def _fields(what: str, section: str, layout: struct.Struct, body: Buffer) -> tuple[int, ...]:
+def _fields(what: str, section: str, layout: struct.Struct, body: Buffer) -> tuple[Any, ...]:
     if len(body) < HEADER_BYTES + layout.size:
         raise MessageError(section, f"{what} of {len(body)} bytes, at least {HEADER_BYTES + layout.size}")
     return layout.unpack_from(body, HEADER_BYTES)
