@@ -354,7 +354,11 @@ class Supervisor:
     def _end(self, child: Child, reason: str) -> None:
         child.policy.stop()
         if child.policy.life is Life.ENDED:
-            self._children.pop(child.name, None)
+            # It has no process at present, and a link may have a connection without one.
+            if child.link is not None:
+                self._retire(child, child.link, reason)
+            else:
+                self._children.pop(child.name, None)
         elif child.channel is not None:
             child.end_reason = reason
             try:
