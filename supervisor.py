@@ -374,6 +374,8 @@ class Supervisor:
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
     def _look_after_all(self) -> None:
+        if self._around is not None:
+            self._around.arenas.let_go()
         now = time.monotonic()
         for child in self._children.values():
             silent = now - child.last_sign

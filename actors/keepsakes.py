@@ -14,7 +14,7 @@ from typing import Final
 
 from actors.link import OldArena
 from actors.runtime.exchange import ArenaConfig
-from actors.runtime.pages import shared
+from actors.runtime.pages import fixed, shared
 from actors.runtime.positions import Positions, PositionsError, positions
 from protocol.arena import SLOT_BYTES
 from protocol.frames import SpawnLink
@@ -40,14 +40,17 @@ class Arenas:
         self._current[owner] = ArenaConfig(number, writable, readable, slots)
 
     def retire(self, owner: str) -> None:
-        """The present incarnation of `owner` is dead; its arena is kept for a while, others are let go."""
-        now = time.monotonic()
-        for number in [number for number, (until, _) in self._old.items() if until < now]:
-            os.close(self._old.pop(number)[1])
+        """The present incarnation of `owner` is dead; its arena is kept for a while."""
         arena = self._current.pop(owner, None)
         if arena is not None:
             os.close(arena.writable)
-            self._old[arena.number] = (now + KEEP_SECONDS, arena.readable)
+            self._old[arena.number] = (time.monotonic() + KEEP_SECONDS, arena.readable)
+
+    def let_go(self) -> None:
+        """Gives up the arenas that were kept long enough; to be called now and then."""
+        now = time.monotonic()
+        for number in [number for number, (until, _) in self._old.items() if until < now]:
+            os.close(self._old.pop(number)[1])
 
     def current(self, owner: str) -> ArenaConfig:
         """The arena of the present incarnation."""
@@ -72,8 +75,7 @@ class Connection:
         self.since: Final = time.monotonic()
         self._socket = socket.socket(fileno=connection)
         self._arenas = arenas
-        self.ledger: Final = os.memfd_create(f"septate-ledger-{message.link}", os.MFD_CLOEXEC)
-        os.ftruncate(self.ledger, LEDGER_BYTES)
+        self.ledger: Final = fixed(f"septate-ledger-{message.link}", LEDGER_BYTES)
         with mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED) as memory, memoryview(memory) as words:
             Ledger.begin(words)
         self.resumed = False
@@ -97,12 +99,9 @@ class Connection:
         """The process was killed: empty where a successor can go on, else why the connection has to end."""
         try:
             now = positions(self._socket).since(self.base())
-            with mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-                words = memoryview(memory)
-                try:
-                    survey = Ledger(words).survey(now.sent, now.received)
-                finally:
-                    words.release()
+            # Unmapped by the last who looks, for a mapping that an error still points into can't be closed.
+            memory = memoryview(mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED, mmap.PROT_READ))
+            survey = Ledger(memory).survey(now.sent, now.received)
         except (PositionsError, LedgerError) as error:
             return str(error)
         if not self._guard.died(survey):
