@@ -342,8 +342,10 @@ class Packets:
     pieces: bytes
 
     def __post_init__(self) -> None:
-        if len(self.lengths) % 4 or sum(lengths_of(self.lengths)) != len(self.payload):
+        if len(self.lengths) % 4 or sum(lengths := lengths_of(self.lengths)) != len(self.payload):
             raise FrameError("the lengths don't add up to the payload")
+        if 0 in lengths:
+            raise FrameError("an empty packet in a run")
         if len(self.payload) > MAX_RUN_BYTES:
             raise FrameError(f"{len(self.payload)} bytes in one run of packets, at most {MAX_RUN_BYTES}")
         if not self.lengths and not self.pieces:

@@ -322,6 +322,7 @@ def test_delta_has_a_bound() -> None:
         (LENGTHS, b"aabb", "don't add up"),
         (LENGTHS, b"aabbbb", "don't add up"),
         (pack_lengths([2**32 - 1, 2**32 - 1]), b"", "don't add up"),
+        (pack_lengths([4, 0]), b"aabb", "an empty packet"),
         (pack_lengths([MAX_RUN_BYTES + 1]), bytes(MAX_RUN_BYTES + 1), "at most"),
     ],
 )
