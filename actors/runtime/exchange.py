@@ -8,7 +8,6 @@ what goes beyond it is dropped and counted, and nobody else waits.
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from actors.runtime.actor import Runtime
 from actors.runtime.lane import Lane, LaneError, LaneHub
-from actors.runtime.pages import give_back_pages
+from actors.runtime.loop import Timer
+from actors.runtime.pages import MemoryRefused, give_back_pages, look_into
 from actors.runtime.runs import Run
 from protocol.arena import SLOT_BYTES, Arena, ArenaError, pack_pieces, unpack_pieces
 from protocol.codec import FrameError, Payload, pack, unpack
@@ -53,10 +53,23 @@ class ArenaConfig:
     """Of `SLOT_BYTES` each."""
 
 
+class Writer:
+    """What is known of the process at the other end of a lane: of this incarnation, the next has another."""
+
+    __slots__ = ("lane", "memory", "number", "returned", "used")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane: Final = lane
+        self.memory: memoryview | None = None
+        self.number = OWN_MEMORY
+        self.returned: list[int] = []
+        self.used = True
+
+
 class Lease(NamedTuple):
     """One piece in another process's arena that we have to give back."""
 
-    lane: Lane
+    writer: Writer
     slot: int
 
 
@@ -67,18 +80,6 @@ class Packed(NamedTuple):
     ends: tuple[int, ...]
     place: int
     lease: Lease | None
-
-
-class _Reading:
-    """What is known of the process at the other end of a lane."""
-
-    __slots__ = ("memory", "number", "returned", "used")
-
-    def __init__(self) -> None:
-        self.memory: memoryview | None = None
-        self.number = OWN_MEMORY
-        self.returned: list[int] = []
-        self.used = True
 
 
 class Exchange:
@@ -106,12 +107,15 @@ class Exchange:
         """Our arena."""
         self.arena: Final = Arena(config.slots)
         self.number: Final = config.number
-        self._lanes: dict[Lane, _Reading] = {}
+        self._lanes: dict[Lane, Writer] = {}
         self._readers: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._sizes: dict[tuple[str, int], list[tuple[int, float]]] = {}
         self._limits: dict[str, InFlightLimit] = {}
         self._pending: dict[str, list[bytes]] = {}
+        self._pins: dict[str, Timer] = {}
+        self._kept: set[str] = set()
+        self._away: set[str] = set()
         self._returning = False
         self._hub = LaneHub(
             self._loop,
@@ -200,6 +204,7 @@ class Exchange:
 
     def connect(self, reader: str) -> None:
         """Keeps a lane to another actor open from now on."""
+        self._kept.add(reader)
         self._hub.connect(reader)
 
     def recovered(self) -> None:
@@ -215,38 +220,38 @@ class Exchange:
         Not at once: to be told wakes it up, and it has other pieces to go on with. So it is told with the next packets
         that go its way, when there is much to tell, or after a moment.
         """
-        reading = self._lanes.get(lease.lane)
-        if reading is None:
-            # The writer is dead, and its arena goes when nobody looks into it any more.
+        writer = lease.writer
+        if self._lanes.get(writer.lane) is not writer:
+            # It is dead, and its arena goes when nobody looks into it any more. Its successor has lent us nothing.
             return
-        reading.returned.append(lease.slot)
-        if len(reading.returned) >= RETURN_AT_ONCE:
-            self._return(lease.lane, reading)
+        writer.returned.append(lease.slot)
+        if len(writer.returned) >= RETURN_AT_ONCE:
+            self._return(writer)
         elif not self._returning:
             self._returning = True
             self._loop.call_after(RETURN_SECONDS, self._return_all)
 
     def _return_all(self) -> None:
         self._returning = False
-        for lane, reading in list(self._lanes.items()):
-            self._return(lane, reading)
+        for writer in list(self._lanes.values()):
+            self._return(writer)
 
-    def _return(self, lane: Lane, reading: _Reading) -> None:
-        if reading.returned:
-            slots, reading.returned = reading.returned, []
-            if not lane.send(pack(Returned(struct.pack(f"<{len(slots)}I", *slots)))):
+    def _return(self, writer: Writer) -> None:
+        if writer.returned:
+            slots, writer.returned = writer.returned, []
+            if not writer.lane.send(pack(Returned(struct.pack(f"<{len(slots)}I", *slots)))):
                 # Nothing but this lane's end can bring them back.
-                lane.end()
+                writer.lane.end()
 
     # --- lanes ------------------------------------------------------------------------------------------------------
 
     def _lane_to(self, reader: str) -> Lane | None:
         lane = self._hub.lane(reader)
         if lane is not None and lane.is_open:
-            reading = self._lanes.get(lane)
-            if reading is not None:
-                reading.used = True
-                self._return(lane, reading)
+            writer = self._lanes.get(lane)
+            if writer is not None:
+                writer.used = True
+                self._return(writer)
             return lane
         return None
 
@@ -255,6 +260,8 @@ class Exchange:
             self._hub.connect(reader)
         except LaneError:
             self._counters["lanes.too_many"] += 1
+            # Whoever is needed will be dialled again.
+            self._forget_lanes(self._unanswered())
             return False
         waiting = self._pending.setdefault(reader, [])
         if sum(map(len, waiting)) + len(frame) > PENDING_BYTES:
@@ -263,7 +270,7 @@ class Exchange:
         return True
 
     def _on_open(self, lane: Lane) -> None:
-        self._lanes[lane] = _Reading()
+        self._lanes[lane] = Writer(lane)
         self._readers[lane.name] += 1
         if self._readers[lane.name] == 1:
             self.arena.reader_joined(lane.name)
@@ -285,17 +292,36 @@ class Exchange:
         self._limits.pop(name, None)
         for key in [key for key in self._sizes if key[0] == name]:
             del self._sizes[key]
-        self._loop.call_after(PIN_SECONDS, lambda: self._release(name))
+        # One timer for each reader: that of an earlier death would end the time of the last.
+        if name in self._pins:
+            self._pins[name].cancel()
+        self._pins[name] = self._loop.call_after(PIN_SECONDS, lambda: self._release(name))
 
     def _release(self, name: str) -> None:
+        timer = self._pins.pop(name, None)
+        if timer is not None:
+            timer.cancel()
         self.arena.release(name)
         self._on_room()
 
     def _close_idle_lanes(self) -> None:
-        for lane, reading in list(self._lanes.items()):
-            if lane.dialled and not reading.used and not reading.returned and not self._in_flight[lane.name]:
+        for lane, writer in list(self._lanes.items()):
+            wanted = writer.used or writer.returned or self._in_flight[lane.name] or lane.name in self._kept
+            if lane.dialled and not wanted:
                 lane.close()
-            reading.used = False
+            writer.used = False
+        # Who stays away for so long is a link that is over: its number never comes back.
+        away = self._unanswered()
+        self._forget_lanes(away & self._away)
+        self._away = away - self._away
+
+    def _unanswered(self) -> set[str]:
+        return {lane.name for lane in self._hub.unanswered()} - self._kept
+
+    def _forget_lanes(self, names: set[str]) -> None:
+        for name in names:
+            self._hub.connect(name).close()
+            self._pending.pop(name, None)
 
     def _give_pages_back(self) -> None:
         for slot in self.arena.idle():
@@ -304,26 +330,26 @@ class Exchange:
     # --- frames -----------------------------------------------------------------------------------------------------
 
     def _on_frame(self, lane: Lane, data: bytes) -> None:
-        reading = self._lanes.get(lane)
-        if reading is None:
+        writer = self._lanes.get(lane)
+        if writer is None:
             return
         try:
-            self._handle(lane, reading, unpack(data))
-        except (FrameError, ArenaError) as error:
+            self._handle(lane, writer, unpack(data))
+        except (FrameError, ArenaError, MemoryRefused) as error:
             self._counters["lanes.confused"] += 1
             self._runtime.log.warning("closed a lane: it sent nonsense", lane=lane.name, reason=error)
             lane.end()
 
-    def _handle(self, lane: Lane, reading: _Reading, message: Any) -> None:
+    def _handle(self, lane: Lane, writer: Writer, message: Any) -> None:
         if type(message) is Packets:
-            reading.used = True
-            self._take_packets(lane, reading, message)
+            writer.used = True
+            self._take_packets(lane, writer, message)
         elif type(message) is Returned:
             for slot in struct.unpack(f"<{len(message.slots) // 4}I", message.slots):
                 self._came_back(lane.name, slot)
             self._on_room()
         elif type(message) is LaneHello:
-            self._meet(lane, reading, message)
+            self._meet(lane, writer, message)
         elif type(message) is Recovered:
             self._release(lane.name)
         elif type(message) is ReportUndelivered and self._on_report is not None:
@@ -331,7 +357,7 @@ class Exchange:
         else:
             raise FrameError(f"a {type(message).__name__} has no business on a lane")
 
-    def _take_packets(self, lane: Lane, reading: _Reading, message: Packets) -> None:
+    def _take_packets(self, lane: Lane, writer: Writer, message: Packets) -> None:
         if message.lengths:
             ends, end = [], 0
             for length in lengths_of(message.lengths):
@@ -339,22 +365,22 @@ class Exchange:
                 ends.append(end)
             self._on_run(lane.name, Packed(memoryview(message.payload), tuple(ends), OWN_MEMORY, None))
         if message.pieces:
-            memory = reading.memory
+            memory = writer.memory
             if memory is None:
                 raise FrameError("pieces of an arena that nobody showed us")
             for offset, ends_in_piece in unpack_pieces(message.pieces, len(memory)):
-                lease = Lease(lane, offset // SLOT_BYTES)
+                lease = Lease(writer, offset // SLOT_BYTES)
                 view = memory[offset : offset + ends_in_piece[-1]]
-                self._on_run(lane.name, Packed(view, ends_in_piece, place(reading.number, offset), lease))
+                self._on_run(lane.name, Packed(view, ends_in_piece, place(writer.number, offset), lease))
 
-    def _meet(self, lane: Lane, reading: _Reading, hello: LaneHello) -> None:
+    def _meet(self, lane: Lane, writer: Writer, hello: LaneHello) -> None:
         if hello.schema != SCHEMA:
             raise FrameError(f"{lane.name} speaks schema {hello.schema}, not {SCHEMA}")
         size = hello.slots * SLOT_BYTES
-        if lane.attached < 0 or reading.memory is not None or os.fstat(lane.attached).st_size != size:
+        if lane.attached < 0 or writer.memory is not None:
             raise FrameError(f"{lane.name} speaks of an arena of {size} bytes that it did not show")
-        reading.memory = memoryview(mmap.mmap(lane.attached, size, mmap.MAP_SHARED, mmap.PROT_READ))
-        reading.number = hello.arena
+        writer.memory = look_into(lane.attached, size)
+        writer.number = hello.arena
 
     def _came_back(self, reader: str, slot: int) -> None:
         self.arena.returned(slot, reader)

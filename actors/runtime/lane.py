@@ -391,6 +391,10 @@ class LaneHub:
             return lane
         return self._accepted.get(name)
 
+    def unanswered(self) -> list[Lane]:
+        """The lanes that we dial to actors that are not there."""
+        return [lane for lane in self._dialled.values() if not lane.is_open]
+
     def waiting(self) -> int:
         """Bytes that wait on all lanes."""
         return sum(lane.waiting for lane in (*self._dialled.values(), *self._accepted.values()))
