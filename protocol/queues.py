@@ -514,7 +514,8 @@ class WaitingPackets:
 
     def __init__(self, limits: WaitLimits | None = None) -> None:
         self._limits = limits or WaitLimits()
-        self._queues: dict[bytes, deque[tuple[float, bytes]]] = {}
+        # Lists, because most prefixes have one packet waiting: an empty deque takes 600 bytes.
+        self._queues: dict[bytes, list[tuple[float, bytes]]] = {}
         self._packets = 0
         self._bytes = 0
         self.refused = 0
@@ -542,7 +543,7 @@ class WaitingPackets:
         while self._packets >= self._limits.total_packets or self._bytes + len(packet) > self._limits.total_bytes:
             self._pop(next(iter(self._queues)))
             self.evicted += 1
-        self._queues.setdefault(prefix, deque()).append((now, packet))
+        self._queues.setdefault(prefix, []).append((now, packet))
         self._packets += 1
         self._bytes += len(packet)
         return True
@@ -571,7 +572,7 @@ class WaitingPackets:
 
     def _pop(self, prefix: bytes) -> bytes:
         waiting = self._queues[prefix]
-        _, packet = waiting.popleft()
+        _, packet = waiting.pop(0)
         if not waiting:
             del self._queues[prefix]
         self._packets -= 1

@@ -94,7 +94,7 @@ class Tun:
         self._out = Outbound(runtime, device, address, remotes, table, router, self._exchange, sealer, self._answers)
         self._in = Inbound(runtime, device, config.udp_offload, address, remotes, table, router)
 
-        runtime.loop.every(REPORT_SECONDS, self._report_traffic)
+        runtime.loop.every(REPORT_SECONDS, self._each_second)
         runtime.loop.every(USED_SECONDS, self._report_used)
         runtime.loop.every(EXPIRE_SECONDS, self._expire)
         if config.device >= 0:
@@ -131,8 +131,13 @@ class Tun:
         self._out.ask_again()
         self._in.ask_again()
 
-    def _report_traffic(self) -> None:
+    def _each_second(self) -> None:
         self._answers.next_second()
+        self._out.resolves.next_second()
+        self._in.resolves.next_second()
+        self._report_traffic()
+
+    def _report_traffic(self) -> None:
         pairs = self._out.take_traffic()
         if pairs:
             self._peers.send(Traffic(0, 0, 0, pairs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.budget import Budget
 from actors.runtime.exchange import Packed
 from actors.runtime.pages import untouched
 from actors.tun.device import Device
@@ -30,6 +31,7 @@ from protocol.offload.vnet import OffloadError
 from protocol.queues import WaitingPackets
 
 MAX_SOURCES: Final = 4096
+RESOLVES_PER_SECOND: Final = 256
 WAIT_SECONDS: Final = 20.0
 IPV6_HEADER: Final = 40
 OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
@@ -58,6 +60,8 @@ class Inbound:
         self._router = router
         self._sources: dict[bytes, Remote] = {}
         self._waiting = WaitingPackets()
+        self.resolves = Budget(RESOLVES_PER_SECOND)
+        """New senders that peers may have us ask for."""
         self._coalescer = Coalescer(udp=udp_offload)
         self._memory = untouched(MEMORY_BYTES)
         runtime.gauges.queue("unopened_packets", lambda: len(self._waiting))
@@ -173,7 +177,9 @@ class Inbound:
             return
         prefix = source[:8]
         asked = prefix in self._waiting
-        if not self._waiting.add(prefix, bytes(packet), self._runtime.loop.now()):
+        if not asked and not self.resolves.take():
+            self._counters["resolves.over_limit"] += 1
+        elif not self._waiting.add(prefix, bytes(packet), self._runtime.loop.now()):
             self._counters["dropped.unopened_full"] += 1
         elif not asked:
             self._router.send(Resolve(prefix + bytes(8), 64))

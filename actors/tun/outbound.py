@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.budget import Budget
 from actors.runtime.exchange import Exchange
 from actors.runtime.loop import READABLE
 from actors.tun.answers import OVERLAY_FIRST_BYTES, Answers
@@ -19,6 +20,7 @@ from protocol.offload.vnet import HEADER_LENGTH, OffloadError
 from protocol.queues import WaitingPackets
 
 MAX_PAIRS: Final = 4096
+RESOLVES_PER_SECOND: Final = 1000
 WAIT_SECONDS: Final = 20.0
 IPV6_HEADER: Final = 40
 
@@ -60,6 +62,8 @@ class Outbound:
         self._flows: dict[bytes, Flow] = {}
         self._used: set[bytes] = set()
         self._waiting = WaitingPackets()
+        self.resolves = Budget(RESOLVES_PER_SECOND)
+        """New prefixes that the host may have us ask for; the whole network hears of each."""
         self._queues: dict[int, FlowQueue[_Host]] = {}
         self._paused = False
         runtime.gauges.queue("waiting_packets", lambda: len(self._waiting))
@@ -196,6 +200,10 @@ class Outbound:
     def _wait(self, destination: bytes, packet: memoryview) -> None:
         prefix = destination[:8]
         asked = prefix in self._waiting
+        if not asked and not self.resolves.take():
+            self._counters["resolves.over_limit"] += 1
+            self._answers.tell_host(IcmpError.NO_ROUTE, packet)
+            return
         # With its virtio header, which it needs again when its turn comes.
         if not self._waiting.add(prefix, bytes(self._header) + packet, self._loop.now()):
             self._answers.tell_host(IcmpError.NO_ROUTE, packet)
