@@ -248,27 +248,59 @@ def test_largest_lengths_are_not_allocated(network: Network) -> None:
     assert grown < len(peers) * (1 << 20)
 
 
-def test_flood_for_unknown_destinations_costs_little_memory(network: Network) -> None:
+@pytest.mark.parametrize("unknown", ["destinations", "sources"])
+def test_flood_of_a_peer_for_unknown_nodes_costs_little_memory(network: Network, unknown: str) -> None:
+    relay = socket.inet_pton(socket.AF_INET6, network.relay.address)
     with RawPeer(network.outside, network.door) as peer:
         peer.announce()
         peer.say_hello()
         with steady_ping(network) as reports:
-            before = memory_of(network.relay.process_id).total
-            most = 0
+            growth = Growth(network.relay)
             for start in range(0, FLOOD, 5000):
-                peer.send(b"".join(unknown_destination(peer, number) for number in range(start, start + 5000)))
-                most = max(most, memory_of(network.relay.process_id).total - before)
+                strangers = [stranger(number) for number in range(start, start + 5000)]
+                if unknown == "destinations":
+                    packets = [factory.data(bytes(64), source=peer.address, destination=one) for one in strangers]
+                else:
+                    packets = [factory.data(bytes(64), source=one, destination=relay) for one in strangers]
+                peer.send(b"".join(packets))
+                growth.look()
             assert peer.still_answers(30.0)
-            most = max(most, memory_of(network.relay.process_id).total - before)
-    print(f"{most >> 10} KiB more, ping lost {reports[0].lost} of {reports[0].sent}")
-    assert most <= FLOOD_MEMORY
+            growth.look()
+    assert growth.most <= FLOOD_MEMORY
     assert reports[0].longest_gap() < 2.0
 
 
-def unknown_destination(peer: RawPeer, number: int) -> bytes:
-    """A data packet for the /64 number `number` of a part of the overlay where nobody lives."""
-    destination = struct.pack("!II", 0x05000000, number) + bytes(8)
-    return factory.data(bytes(64), source=peer.address, destination=destination)
+def stranger(number: int) -> bytes:
+    """An address in the /64 number `number` of a part of the overlay where nobody lives."""
+    return struct.pack("!II", 0x05000000, number) + bytes(7) + b"\x01"
+
+
+def test_flood_of_the_host_for_unknown_destinations_costs_little_memory(network: Network) -> None:
+    with steady_ping(network) as reports, network.relay.namespace.socket(socket.AF_INET6, socket.SOCK_DGRAM) as host:
+        growth = Growth(network.relay)
+        for number in range(FLOOD):
+            with contextlib.suppress(OSError):
+                # The kernel hands us the errors about earlier ones here.
+                host.sendto(bytes(64), (socket.inet_ntop(socket.AF_INET6, stranger(number)), 4242))
+            if number % 5000 == 0:
+                growth.look()
+        ping(network.near.namespace, network.relay.address)
+        growth.look()
+    assert growth.most <= FLOOD_MEMORY
+    assert reports[0].longest_gap() < 2.0
+
+
+class Growth:
+    """How much more memory a node takes than at the beginning."""
+
+    def __init__(self, node: SeptateNode) -> None:
+        self._node = node
+        self._before = memory_of(node.process_id).total
+        self.most = 0
+
+    def look(self) -> None:
+        """Measures once more."""
+        self.most = max(self.most, memory_of(self._node.process_id).total - self._before)
 
 
 def test_flood_of_unknown_control_packets_costs_little_memory(network: Network) -> None:
