@@ -52,10 +52,15 @@ def tree_of(root: int) -> list[int]:
     return found
 
 
+def memory_by_process(root: int) -> dict[int, int]:
+    """Proportional set size, in bytes, of `root` and each of its descendants; none of those that are gone."""
+    sizes = {process: _proportional_set_size(process) for process in tree_of(root)}
+    return {process: size for process, size in sizes.items() if size is not None}
+
+
 def memory_of(root: int) -> Memory:
     """The memory of `root` and its descendants."""
-    sizes = (_proportional_set_size(process) for process in tree_of(root))
-    return Memory(tuple(size for size in sizes if size is not None))
+    return Memory(tuple(memory_by_process(root).values()))
 
 
 def _proportional_set_size(process: int) -> int | None:

@@ -60,24 +60,30 @@ def split_by_presence(wanted: Sequence[str]) -> tuple[list[type[Node]], dict[str
 
 
 @contextmanager
-def listening_and_dialling(kind: type[Node], links: int = 1) -> Iterator[Line]:
-    """Two wired nodes: the last runs and listens, the first knows `links` endpoints of it and is not started yet."""
+def listening_and_dialling(kind: type[Node], links: int = 1, *, listening: type[Node] | None = None) -> Iterator[Line]:
+    """Two wired nodes: the last runs and listens, the first knows `links` endpoints of it and is not started yet.
+
+    Both are of the same kind unless `listening` names another for the last.
+    """
     with Lab() as lab:
         left, right = lab.namespace("left"), lab.namespace("right")
         wire = lab.wire(left, right, addresses=links)
-        listener = kind(lab, right).start()
+        listener = (listening or kind)(lab, right).start()
         listener.wait_until_up()
         dialler = kind(lab, left, peers=[listener.endpoint(address) for address in wire.right_addresses])
         yield Line(lab, (dialler, listener))
 
 
 @contextmanager
-def three_in_line(kind: type[Node]) -> Iterator[Line]:
-    """Three running nodes, both ends dialling the middle, each end reachable from the other."""
+def three_in_line(kind: type[Node], *, relaying: type[Node] | None = None) -> Iterator[Line]:
+    """Three running nodes, both ends dialling the middle, each end reachable from the other.
+
+    All are of the same kind unless `relaying` names another for the middle.
+    """
     with Lab() as lab:
         left, middle, right = (lab.namespace(label) for label in ("left", "middle", "right"))
         first, second = lab.wire(left, middle), lab.wire(middle, right)
-        relay = kind(lab, middle).start()
+        relay = (relaying or kind)(lab, middle).start()
         relay.wait_until_up()
         near = kind(lab, left, peers=[relay.endpoint(first.right_address)]).start()
         far = kind(lab, right, peers=[relay.endpoint(second.left_address)]).start()

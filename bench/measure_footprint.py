@@ -1,21 +1,22 @@
 """Rows about what a node costs while nothing happens: memory, memory per link, processor time."""
 
 import time
+from collections import Counter
+from itertools import pairwise
 from typing import Final
 
-from bench.accounting import memory_of, processor_seconds
+from bench.accounting import memory_by_process, memory_of, processor_seconds
 from bench.contenders import Line, listening_and_dialling
 from bench.rows import Figures
-from tests.lab.nodes import Node
+from tests.lab.nodes import Node, SeptateNode
 
 MEGA: Final = 1e6
-ADDITIONAL_LINKS: Final = 8
-SETTLE_SECONDS: Final = 2.0
+LINK_COUNTS: Final = (0, 1, 4, 16)
 
 
-def measure_idle(line: Line, seconds: float) -> Figures:
-    """Memory and processor time of the dialling node, with one link, for `seconds` after it has settled."""
-    time.sleep(SETTLE_SECONDS)
+def measure_idle(line: Line, settle: float, seconds: float) -> Figures:
+    """Memory and processor time of the dialling node, with one link, for `seconds` after `settle` seconds of rest."""
+    time.sleep(settle)
     node = [line.first.process_id]
     before = processor_seconds(node)
     begin = time.monotonic()
@@ -30,13 +31,32 @@ def measure_idle(line: Line, seconds: float) -> Figures:
     }
 
 
-def measure_links(kind: type[Node]) -> Figures:
-    """Memory of a node that dials its neighbour at nine addresses, less that of one that dials one, for each more."""
+def measure_links(kind: type[Node], settle: float) -> Figures:
+    """Memory of nodes with none, 1, 4 and 16 links to one neighbour, less that of the one before, for each link more.
+
+    `settle` are the seconds of rest before the memory is read. One node after the other runs, so that each shares its
+    program's pages with the neighbour alone.
+    """
     sizes: list[int] = []
-    for links in (1, 1 + ADDITIONAL_LINKS):
-        with listening_and_dialling(kind, links) as line:
-            line.first.start()
-            line.first.wait_for_links(links)
-            time.sleep(SETTLE_SECONDS)
-            sizes.append(memory_of(line.first.process_id).total)
-    return {"memory_link": (sizes[1] - sizes[0]) / ADDITIONAL_LINKS / MEGA}
+    with listening_and_dialling(kind, max(LINK_COUNTS)) as line:
+        for links in LINK_COUNTS:
+            node = kind(line.lab, line.first.namespace, peers=line.first.peers[:links]).start()
+            node.wait_until_up()
+            node.wait_for_links(links)
+            time.sleep(settle)
+            sizes.append(memory_of(node.process_id).total)
+            node.stop()
+    steps = zip(pairwise(LINK_COUNTS), pairwise(sizes), strict=True)
+    return {f"memory_link_{more}": (size - less) / (more - fewer) / MEGA for (fewer, more), (less, size) in steps}
+
+
+def memory_by_role(node: SeptateNode) -> dict[str, float]:
+    """Proportional set size, in MB, of every process of a node, by role; several of a role are numbered."""
+    roles = {actor.process_id: actor.role for actor in node.actors()}
+    sizes: dict[str, float] = {}
+    seen: Counter[str] = Counter()
+    for process, size in memory_by_process(node.process_id).items():
+        role = roles.get(process, "not an actor")
+        seen[role] += 1
+        sizes[role if seen[role] == 1 else f"{role} {seen[role]}"] = size / MEGA
+    return sizes

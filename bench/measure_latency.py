@@ -1,13 +1,15 @@
-"""Rows about time: the idle ping, and how long a node needs from its start to the first pong."""
+"""Rows about time: the ping, idle and beside a bulk flow, and from a node's start to the first pong."""
 
 import time
 from typing import Final
 
 from bench.contenders import REACH_TIMEOUT, Line
-from bench.rows import Figures
+from bench.measure_throughput import put_load
+from bench.rows import Figures, unavailable
 from tests.lab.ping import Pinger, ping
 
 PING_INTERVAL: Final = 0.02
+FLOW_UNDER_WAY_SECONDS: Final = 0.5
 MILLISECONDS: Final = 1e3
 
 
@@ -34,4 +36,25 @@ def measure_idle_ping(line: Line, seconds: float) -> Figures:
     return {
         "ping_average": report.average() * MILLISECONDS,
         "ping_p99": report.percentile(0.99) * MILLISECONDS,
+    }
+
+
+def measure_loaded_ping(line: Line, seconds: int) -> Figures:
+    """Pings the neighbour every 20 ms beside one TCP stream, once that has been under way for half a second."""
+    pinger = Pinger(line.first.namespace, line.last.address, interval=PING_INTERVAL)
+    try:
+        begin = time.monotonic()
+        put_load(line, seconds)
+        report = pinger.stop().between(begin + FLOW_UNDER_WAY_SECONDS, begin + seconds)
+    finally:
+        pinger.kill()
+    if not report.received:
+        return {
+            **unavailable(f"no reply to {report.sent} requests", "ping_load_average", "ping_load_p99"),
+            "ping_load_lost": 100.0,
+        }
+    return {
+        "ping_load_average": report.average() * MILLISECONDS,
+        "ping_load_p99": report.percentile(0.99) * MILLISECONDS,
+        "ping_load_lost": 100 * report.lost / report.sent,
     }
