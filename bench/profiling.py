@@ -22,6 +22,7 @@ SAMPLES_PER_SECOND: Final = 100
 LEAD_SECONDS: Final = 1
 END_TIMEOUT: Final = 20.0
 PLACES_SHOWN: Final = 4
+WAITS_NOTE: Final = "waits for events (Loop.turn, select, poll2, Condition.wait) count where py-spy takes them for work"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def profile(folder: Path, seconds: int) -> None:
         for part, node in zip(("sender", "relay", "receiver"), line.nodes, strict=True):
             assert isinstance(node, SeptateNode)
             _profile_node(line, node, part, folder, seconds)
-    print(f"\nwritten: one file of collapsed stacks per actor in {folder}")
+    print(f"\n{WAITS_NOTE}\nwritten: one file of collapsed stacks per actor in {folder}")
 
 
 def _profile_node(line: Line, node: SeptateNode, part: str, folder: Path, seconds: int) -> None:

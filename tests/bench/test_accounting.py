@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.accounting import memory_of, processor_seconds, tree_of
+from bench.accounting import memory_by_process, memory_of, processor_seconds, tree_of
 
 FAMILY = (
     "import subprocess, sys\n"
@@ -48,3 +48,7 @@ def test_a_process_that_is_gone_costs_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
     assert processor_seconds([gone.pid]) == 0
+
+
+def test_memory_is_told_process_by_process(family: int) -> None:
+    assert set(memory_by_process(family)) == set(tree_of(family))

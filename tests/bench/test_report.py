@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.machine import Business, look
 from bench.plot import draw
-from bench.report import Results, figure, ratio, table, write_json
+from bench.report import Results, figure, pair_table, process_table, ratio, table, write_json
 from bench.rows import ROWS, Row, unavailable
 
 TCP = next(row for row in ROWS if row.key == "tcp")
@@ -77,3 +78,39 @@ def test_the_plot_is_well_formed_and_scales_each_row_to_its_largest(results: Res
         if bar.attrib["height"] == "12" and bar.attrib["y"] != "18"
     ]
     assert bars == [420.0, 210.0, 420.0, 168.0]
+
+
+def test_a_pair_stands_between_both_kinds_alone(results: Results) -> None:
+    results.add_pair("Septate → Mycelium", {"tcp": 3.0, "cpu_direct": 4.0})
+    results.add_pair("Mycelium → Septate", unavailable("no byte arrived", "tcp", "cpu_direct"))
+    lines = pair_table(results).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:6]] == [
+        "Septate → Septate",
+        "Septate → Mycelium",
+        "Mycelium → Septate",
+        "Mycelium → Mycelium",
+    ]
+    assert [line.split()[3] for line in lines[2:6]] == ["5", "3", "–", "2"]
+    assert lines[6:] == ["Mycelium → Septate: no byte arrived"]
+
+
+def test_the_processes_have_a_median_at_each_moment_and_a_sum(results: Results) -> None:
+    for tun in (10.0, 12.0, 50.0):
+        results.add_processes("before", {"tun": tun, "router": 3.0})
+    results.add_processes("after", {"tun": 20.0})
+    lines = process_table(results).splitlines()
+    assert [line.split() for line in lines[2:]] == [["tun", "12", "20"], ["router", "3", "–"], ["sum", "15", "20"]]
+
+
+def test_tables_of_what_was_not_measured_are_empty(results: Results) -> None:
+    assert pair_table(results) == process_table(results) == ""
+
+
+def test_a_load_above_one_is_warned_of() -> None:
+    assert "WARNING" in str(Business(1.1, 0.5))
+    assert str(Business(0.9, 0.5)) == "load average 0.9, 50% of the processors in use"
+
+
+def test_the_share_of_processors_in_use_is_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.machine.LOOK_SECONDS", 0.05)
+    assert 0 <= look().share <= 1
