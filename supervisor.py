@@ -42,6 +42,7 @@ from protocol.frames import (
     SCHEMA,
     ActorList,
     ActorRow,
+    AdoptLink,
     AskActors,
     DeviceFailed,
     DeviceReady,
@@ -56,6 +57,8 @@ from protocol.frames import (
     SocketOpened,
     SpawnLink,
     Stop,
+    actor_of,
+    process_of,
 )
 from protocol.restarts import Life, RestartPolicy
 from septate.config import NodeConfig
@@ -80,8 +83,8 @@ class Child:
     """One supervised process over all its incarnations."""
 
     birth: Birth[Any]
-    link: Connection | None = None
-    """The connection, where it is a link."""
+    links: dict[int, Connection] | None = None
+    """Its connections by number, where it is a process of links."""
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     pid: int = 0
     pidfd: int = -1
@@ -132,7 +135,9 @@ class Supervisor:
         self._stopping = ""
         self._announced = False
         self._around: Surroundings | None = None
-        self._next_link = 1
+        self._next_process = 1
+        self._highest_links: dict[int, int] = {}
+        """By process of links that lives: no link number is ever used twice."""
         self._gone_links: Counter[str] = Counter()
         """What the links that are no more had counted: a link that ends over garbage takes its counter along."""
 
@@ -195,16 +200,19 @@ class Supervisor:
             started_at=time.time(),
             kept_links=self._kept_links,
             arenas=Arenas(),
-            next_link=lambda: self._next_link,
+            link_numbers=self._link_numbers,
         )
 
     def _kept_links(self) -> tuple[KeptLink, ...]:
         now = time.monotonic()
-        connections = [child.link for child in self._children.values() if child.link is not None]
+        connections = [link for child in self._children.values() for link in (child.links or {}).values()]
         return tuple(
             KeptLink(link.message.link, link.message.endpoint, link.message.outbound, now - link.since)
             for link in connections
         )
+
+    def _link_numbers(self) -> tuple[int, tuple[int, ...]]:
+        return self._next_process, tuple(self._highest_links.values())
 
     def _stop_all(self) -> None:
         self._notifier.stopping()
@@ -266,7 +274,7 @@ class Supervisor:
         try:
             child.pid, child.channel = child.birth.fork()
         except OSError as error:
-            self._ended(child, f"cannot be started: {error.strerror}", failed=True)
+            self._ended(child, f"cannot be started: {error.strerror}")
             return
         child.pidfd = os.pidfd_open(child.pid)
         self._selector.register(child.pidfd, selectors.EVENT_READ, lambda: self._on_death(child))
@@ -292,17 +300,16 @@ class Supervisor:
         self._let_go(child)
         reason = child.end_reason or _how_it_ended(status)
         child.end_reason = ""
-        self._ended(child, reason, failed=status != 0)
+        self._ended(child, reason)
 
-    def _ended(self, child: Child, reason: str, *, failed: bool) -> None:
-        if child.link is not None and (why := self._why_link_is_over(child, child.link, failed=failed)):
-            self._retire(child, child.link, why if failed else reason)
+    def _ended(self, child: Child, reason: str) -> None:
+        if child.links is not None and not self._go_on_with_links(child, child.links, reason):
             return
         pause = child.policy.died()
         if child.policy.life is Life.ENDED:
             del self._children[child.name]
-        elif pause is None and child.link is not None:
-            self._retire(child, child.link, f"{reason}, again and again before it was ready")
+        elif pause is None and child.links is not None:
+            self._retire_all(child, child.links, f"{reason}, again and again before it was ready")
         elif pause is None:
             self._log.error(f"{child.name} {reason}, again and again before it was ready: given up; the rest goes on")
         else:
@@ -313,30 +320,46 @@ class Supervisor:
                 self._restart(child)
 
     def _restart(self, child: Child) -> None:
-        if child.policy.life is Life.PAUSING:
-            child.policy.again()
-            self._start(child)
+        if child.policy.life is not Life.PAUSING:
+            return
+        if child.links is not None and not child.links:
+            self._retire_all(child, child.links, "ended")
+            return
+        child.policy.again()
+        self._start(child)
 
-    def _why_link_is_over(self, child: Child, connection: Connection, *, failed: bool) -> str:
-        """Empty where a link's process was killed and a successor can go on in its connection."""
-        if self._stopping or child.policy.life is Life.STOPPING or not failed:
-            return "ended"
-        return connection.died()
+    def _go_on_with_links(self, child: Child, links: dict[int, Connection], reason: str) -> bool:
+        """Whether a successor can go on in any connection of a dead process; those where it can't are retired."""
+        if self._stopping or child.policy.life is Life.STOPPING:
+            self._retire_all(child, links, reason)
+            return False
+        for number, connection in list(links.items()):
+            if why := connection.died():
+                self._retire(links, number, f"{reason}, and no successor can go on: {why}")
+        if not links:
+            self._retire_all(child, links, reason)
+        return bool(links)
 
-    def _retire(self, child: Child, connection: Connection, reason: str) -> None:
-        """The end of a link: its connection closes, whoever still has a copy."""
+    def _retire_all(self, child: Child, links: dict[int, Connection], reason: str) -> None:
+        """The end of a process of links."""
+        for number in list(links):
+            self._retire(links, number, reason)
         del self._children[child.name]
+        self._highest_links.pop(births.process_number(child.name), None)
         self._gone_links.update(child.figures.counters)
-        connection.close()
         if self._around is not None:
             self._around.arenas.retire(child.name)
         self._folder.forget_sockets_of(child.name)
-        if self._stopping:
-            return
-        self._log.info(f"{child.name} {reason}", peer=connection.message.endpoint)
-        for name in ("router", "peers"):
-            self._tell(name, LinkGone(connection.message.link, reason))
-        self._report_status()
+
+    def _retire(self, links: dict[int, Connection], number: int, reason: str) -> None:
+        """The end of a link: its connection closes, whoever still has a copy."""
+        connection = links.pop(number)
+        connection.close()
+        if not self._stopping:
+            self._log.info(f"link {number} {reason}", peer=connection.message.endpoint)
+            for name in ("router", "peers"):
+                self._tell(name, LinkGone(number, reason))
+            self._report_status()
 
     def _let_go(self, child: Child) -> None:
         self._selector.unregister(child.pidfd)
@@ -354,9 +377,9 @@ class Supervisor:
     def _end(self, child: Child, reason: str) -> None:
         child.policy.stop()
         if child.policy.life is Life.ENDED:
-            # It has no process at present, and a link may have a connection without one.
-            if child.link is not None:
-                self._retire(child, child.link, reason)
+            # It has no process at present, and links may have connections without one.
+            if child.links is not None:
+                self._retire_all(child, child.links, reason)
             else:
                 self._children.pop(child.name, None)
         elif child.channel is not None:
@@ -405,7 +428,7 @@ class Supervisor:
             case SpawnLink() if self._around is not None:
                 self._spawn_link(child, self._around, message, descriptors)
             case EndLink():
-                self._end_link(message)
+                self._end_link(child, message)
             case AskActors():
                 self._list_actors(child, message.token)
             case _:
@@ -427,7 +450,7 @@ class Supervisor:
         self._notifier.status(f"{self._count_links()} links")
 
     def _count_links(self) -> int:
-        return sum(child.link is not None for child in self._children.values())
+        return sum(len(child.links) for child in self._children.values() if child.links is not None)
 
     def _open_socket(self, child: Child, message: OpenSocket) -> None:
         try:
@@ -437,31 +460,45 @@ class Supervisor:
             self._tell(child.name, SocketOpened(message.token, str(error)))
 
     def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, descriptors: list[int]) -> None:
-        if refusal := self._why_no_link(message, descriptors):
+        if refusal := self._why_no_link(descriptors):
             self._tell(child.name, LinkGone(message.link, f"refused: {refusal}"))
             return
-        self._next_link = max(self._next_link, message.link + 1)
         connection = Connection(message, descriptors.pop(), surroundings.arenas)
         try:
-            self._start(Child(births.link(surroundings, connection), connection))
+            base = connection.base()
         except PositionsError as error:
             connection.close()
             self._tell(child.name, LinkGone(message.link, str(error)))
+            return
+        process = process_of(message.link)
+        self._next_process = max(self._next_process, process + 1)
+        self._highest_links[process] = max(message.link, self._highest_links.get(process, 0))
+        host = self._children.get(actor_of(message.link))
+        if host is None or host.links is None:
+            links = {message.link: connection}
+            self._start(Child(births.links(surroundings, actor_of(message.link), links), links))
+        else:
+            host.links[message.link] = connection
+            adopt = AdoptLink(message.link, message.endpoint, message.outbound, base.sent, base.received)
+            # To a process that is just being restarted nothing need be said: it is born with all its links.
+            self._tell(host.name, adopt, (connection.descriptor, connection.ledger))
 
-    def _why_no_link(self, message: SpawnLink, descriptors: list[int]) -> str:
+    def _why_no_link(self, descriptors: list[int]) -> str:
         if len(descriptors) != 1:
             # The kernel drops what finds no room in our table.
             return "no descriptor is free"
         if self._count_links() >= MAX_LINKS:
             return f"{MAX_LINKS} links run already"
-        if self._stopping:
-            return "the node stops"
-        return "its number is taken" if births.link_name(message.link) in self._children else ""
+        return "the node stops" if self._stopping else ""
 
-    def _end_link(self, message: EndLink) -> None:
-        child = self._children.get(births.link_name(message.link))
-        if child is not None and child.policy.life is not Life.STOPPING:
-            self._end(child, message.reason)
+    def _end_link(self, sender: Child, message: EndLink) -> None:
+        host = self._children.get(actor_of(message.link))
+        if host is None or host.links is None or message.link not in host.links:
+            return
+        if host is sender or host.channel is None:
+            self._retire(host.links, message.link, message.reason)
+        else:
+            self._tell(host.name, message)
 
     def _list_actors(self, asker: Child, token: int) -> None:
         if len(asker.answers) > MOST_PARTS:
@@ -491,7 +528,7 @@ class Supervisor:
         return ActorRow(
             name=start.name,
             role=start.role,
-            title=start.title,
+            title=births.links_title(child.links) if child.links else start.title,
             pid=child.pid,
             age_seconds=round(time.monotonic() - child.started, 3),
             restarts=child.policy.restarts,

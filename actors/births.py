@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,9 +30,11 @@ TUN_SLOTS: Final = 64
 LINK_SLOTS: Final = 32
 """Of 256 KiB in an arena; memory is taken as they are used, and given back when they are idle."""
 _TUN: Final = "tun"
-_LINK: Final = "link-"
 _OUR_CODE: Final = tuple(Path(module.__path__[0]) for module in (actors, protocol, septate))
 """Late imports read it; the folder around it, which may hold a key in a checkout, stays out of reach."""
+
+Connections = Mapping[int, Connection]
+"""By link number; the supervisor's own, which changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Surroundings:
     """The links that run at this moment; asked in a newborn child, whose memory is the supervisor's of that moment."""
     arenas: Arenas
     """Asked likewise."""
-    next_link: Callable[[], int]
-    """A number that no link has had."""
+    link_numbers: Callable[[], tuple[int, tuple[int, ...]]]
+    """The next process of links, and the highest link number in each that lives."""
 
 
 def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
@@ -63,44 +65,38 @@ def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
     return found if around.api < 0 else (*found, _status(around))
 
 
-def link_name(number: int) -> str:
-    """The name of the process of link `number`."""
-    return f"{_LINK}{number}"
-
-
-def link(around: Surroundings, connection: Connection) -> Birth[link_actor.LinkConfig]:
-    """The process of one connection. Raises `PositionsError` where that is over already."""
-    message, base = connection.message, connection.base()
-    name = link_name(message.link)
+def links(around: Surroundings, process: str, connections: Connections) -> Birth[link_actor.HostConfig]:
+    """A process of links. `connections` are those it has, asked in a newborn child like the rest."""
     own_subnet = subnet_of(address_of(around.public_key)).network[:8]
 
-    def prepare() -> link_actor.LinkConfig:
-        return link_actor.LinkConfig(
-            number=message.link,
-            connection=connection.descriptor,
-            endpoint=message.endpoint,
-            outbound=message.outbound,
-            own_subnet=own_subnet,
-            ledger=connection.ledger,
-            base=base,
-            arena=around.arenas.current(name),
-            resumed=connection.resumed,
-            old_arenas=connection.needed,
-        )
+    def prepare() -> link_actor.HostConfig:
+        found = tuple(connection.config() for connection in connections.values())
+        return link_actor.HostConfig(own_subnet, around.arenas.current(process), found)
 
     def own() -> tuple[int, ...]:
-        arena = around.arenas.current(name)
-        old = tuple(needed.descriptor for needed in connection.needed)
-        return (connection.descriptor, connection.ledger, arena.writable, arena.readable, *old)
+        arena = around.arenas.current(process)
+        theirs = [number for connection in connections.values() for number in connection.descriptors()]
+        return (arena.writable, arena.readable, *theirs)
 
     return Birth(
-        _start(around, Role.LINK, name, f"link {message.endpoint}"),
+        _start(around, Role.LINK, process, links_title(connections)),
         link_actor.main,
         prepare,
         own,
         _files(around),
-        before=lambda: around.arenas.renew(name, LINK_SLOTS),
+        before=lambda: around.arenas.renew(process, LINK_SLOTS),
     )
+
+
+def process_number(name: str) -> int:
+    """The number of a process of links, by its name."""
+    return int(name.rpartition("-")[2])
+
+
+def links_title(connections: Connections) -> str:
+    """What `ps` and `septate actors` show for a process of links."""
+    endpoints = [connection.message.endpoint for connection in connections.values()]
+    return f"link {endpoints[0]}" if len(endpoints) == 1 else f"{len(endpoints)} links"
 
 
 def _router(around: Surroundings) -> Birth[router_actor.RouterConfig]:
@@ -137,7 +133,7 @@ def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
 def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
     def prepare() -> peers_actor.PeersConfig:
         return peers_actor.PeersConfig(
-            around.listener, around.peers_memory, around.config.peers, around.kept_links(), around.next_link()
+            around.listener, around.peers_memory, around.config.peers, around.kept_links(), *around.link_numbers()
         )
 
     start = _start(around, Role.PEERS, "peers", "peers")

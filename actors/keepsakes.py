@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Final
 
-from actors.link import OldArena
+from actors.link import LinkConfig, OldArena
 from actors.runtime.exchange import ArenaConfig
 from actors.runtime.pages import fixed, shared
 from actors.runtime.positions import Positions, PositionsError, positions
@@ -88,6 +88,23 @@ class Connection:
     def descriptor(self) -> int:
         """Of the socket."""
         return self._socket.fileno()
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What a process needs of it."""
+        return (self.descriptor, self.ledger, *(arena.descriptor for arena in self.needed))
+
+    def config(self) -> LinkConfig:
+        """What a process is told of it. Raises `PositionsError` where the connection was over before it began."""
+        return LinkConfig(
+            number=self.message.link,
+            connection=self.descriptor,
+            endpoint=self.message.endpoint,
+            outbound=self.message.outbound,
+            ledger=self.ledger,
+            base=self.base(),
+            resumed=self.resumed,
+            old_arenas=self.needed,
+        )
 
     def base(self) -> Positions:
         """Where the kernel's counts stood when nobody had read or written. Raises `PositionsError`."""

@@ -41,6 +41,7 @@ from protocol.frames import (
     TrafficList,
     in_parts,
 )
+from protocol.linknumbers import LinkNumbers
 from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress
 from protocol.mycelium.framing import PACKET_HEADER, PACKET_VERSION
 from protocol.peering import AlreadyKnown, Kind, NotKnown, PeeringError, PeerTable
@@ -76,8 +77,10 @@ class PeersConfig:
     """From the command line or the configuration."""
     kept: tuple[KeptLink, ...]
     """Links of a predecessor."""
-    first_link: int
-    """The number of the next link; never one that was used before."""
+    first_process: int
+    """The number of the next process of links; never one that was used before."""
+    highest: tuple[int, ...]
+    """The highest link number used in each process of links that lives."""
 
 
 class _Silent:
@@ -109,7 +112,7 @@ class Peers:
         self._configured = frozenset(config.endpoints)
         self._by_source = AddressCounts()
         self._by_destination = AddressCounts()
-        self._next_link = config.first_link
+        self._numbers = LinkNumbers(config.first_process, config.highest, [link.number for link in config.kept])
         self._next_token = 1
         self._opening: dict[int, str] = {}
         self._dialling: dict[int, tuple[str, socket.socket, Timer]] = {}
@@ -285,13 +288,13 @@ class Peers:
     # --- links ------------------------------------------------------------------------------------------------------
 
     def _new_link(self) -> int:
-        link, self._next_link = self._next_link, self._next_link + 1
-        return link
+        return self._numbers.next()
 
     def _spawn(self, link: int, endpoint: str, outbound: bool, connection: socket.socket) -> None:
         self._runtime.tell_supervisor(SpawnLink(link, endpoint, outbound), (connection.fileno(),))
 
     def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
+        self._numbers.gone(message.link)
         peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
         if peer is not None:
             self._log.info("disconnected", peer=peer.endpoint, link=message.link, reason=message.reason)

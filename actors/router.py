@@ -46,6 +46,7 @@ from protocol.frames import (
     SendControl,
     TableEpoch,
     TablePart,
+    actor_of,
     in_parts,
 )
 from protocol.mycelium.errors import WireError
@@ -237,7 +238,7 @@ class RouterActor:
         self._plan()
 
     def _send_control(self, link: int, packets: bytes) -> None:
-        self._runtime.send(b"link-%d" % link, SendControl(packets))
+        self._runtime.send(actor_of(link).encode(), SendControl(link, packets))
         kept = self._recent.setdefault(link, deque(maxlen=RECENT_SENDS))
         kept.append((self._loop.now(), packets))
 
@@ -250,7 +251,7 @@ class RouterActor:
         for when, packets in self._recent.get(link, ()):
             if when >= since:
                 self._counters["control.sent_again"] += 1
-                self._runtime.send(b"link-%d" % link, SendControl(packets))
+                self._runtime.send(actor_of(link).encode(), SendControl(link, packets))
 
     def _plan(self) -> None:
         deadline = self._router.next_deadline()

@@ -38,6 +38,31 @@ class Role(enum.Enum):
     STATUS = "status"
 
 
+TO_TUN: Final = 0
+"""Where other packets have the number of a link: tun. Links start at 1."""
+_PROCESS_BITS: Final = 32
+
+
+def link_number(process: int, index: int) -> int:
+    """The number of the link that is number `index` (0 is the first) in process `process` (1 is the first)."""
+    return index << _PROCESS_BITS | process
+
+
+def index_of(link: int) -> int:
+    """Which of the links that its process has had this is."""
+    return link >> _PROCESS_BITS
+
+
+def process_of(link: int) -> int:
+    """Which process a link lives in."""
+    return link & (1 << _PROCESS_BITS) - 1
+
+
+def actor_of(link: int) -> str:
+    """The name of the actor that a link lives in, or tun's."""
+    return f"link-{process_of(link)}" if link else "tun"
+
+
 def in_parts(rows: Sequence[_Row]) -> Iterator[tuple[tuple[_Row, ...], bool]]:
     """Rows in parts that fit a frame, each with whether another follows; one empty part where there is nothing."""
     for start in range(0, max(1, len(rows)), MAX_PART):
@@ -92,6 +117,20 @@ class OpenSocket:
 
     token: int
     ipv6: bool
+
+
+@frame(0x0E)
+class AdoptLink:
+    """Supervisor → a process of links, the socket and the ledger attached: take this connection, too.
+
+    `sent` and `received` are the kernel's counts when the connection was new.
+    """
+
+    link: int
+    endpoint: str
+    outbound: bool
+    sent: int
+    received: int
 
 
 @frame(0x06)
@@ -292,6 +331,7 @@ class ControlArrived:
 class SendControl:
     """Router → link: write these control packets, one after the other."""
 
+    link: int
     packets: bytes
 
 
@@ -337,6 +377,8 @@ class Packets:
     says (`protocol/arena.py`). A reader gives each piece back with `Returned`.
     """
 
+    link: int
+    """Which of the links in the receiving process; 0 towards tun."""
     lengths: bytes
     payload: Payload
     pieces: bytes
@@ -354,13 +396,16 @@ class Packets:
 
 @frame(0x41)
 class Returned:
-    """Reader → writer of an arena: done with one piece in each of these slots (32-bit little-endian numbers)."""
+    """Reader → writer of an arena: done with pieces, each named by its slot and the link it went to.
 
-    slots: bytes
+    Two 64-bit little-endian numbers for each piece; those of one link and slot in the order in which they came.
+    """
+
+    pieces: bytes
 
     def __post_init__(self) -> None:
-        if not self.slots or len(self.slots) % 4:
-            raise FrameError(f"{len(self.slots)} bytes of slot numbers")
+        if not self.pieces or len(self.pieces) % 16:
+            raise FrameError(f"{len(self.pieces)} bytes of pieces that come back")
 
 
 @frame(0x43)

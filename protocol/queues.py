@@ -337,6 +337,16 @@ class SendQueue:
         elif count:
             self._sent_data(count)
 
+    def drop_all(self) -> None:
+        """Forgets everything that waits, the rest of a torn packet too: nobody will read it."""
+        self._offered = 0
+        self._control.clear()
+        self._control_bytes = 0
+        torn, self._torn, self._torn_run = self._torn_run, None, None
+        if torn is not None and torn.next == len(torn.boundaries):
+            self._release(torn)
+        self._sent_all_data()
+
     def released(self) -> list[object]:
         """The leases of the data that was sent or dropped since the last call."""
         released, self._released = self._released, []

@@ -1,4 +1,4 @@
-"""The link actor: one peer's connection.
+"""The link actor: one peer's connection; where peers are many, several in one process.
 
 Owns      one socket and what waits to be written to it; its arena; transit packets that wait for a route
 Rights    no node key, no capability; Landlock: the runtime folder; its socket was handed in
@@ -24,26 +24,28 @@ The packet path, out:
 from __future__ import annotations
 
 import mmap
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import setproctitle
+
 from actors.link.connection import describe, tune
-from actors.link.incoming import TUN, Incoming
+from actors.link.incoming import Incoming
 from actors.link.outgoing import Outgoing
 from actors.runtime.actor import Runtime
-from actors.runtime.exchange import ArenaConfig, Exchange
+from actors.runtime.exchange import TUN, ArenaConfig, Exchange, Packed
 from actors.runtime.loop import READABLE, WRITABLE
 from actors.runtime.positions import Positions, PositionsError, positions
 from actors.runtime.table import TableFollower
-from protocol.frames import EndLink, LinkUp, RouteEntry, Traffic
+from protocol.frames import AdoptLink, EndLink, LinkUp, RouteEntry, SendControl, Traffic
 from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, Recovery
 from protocol.mycelium.resume import packet_end
 
 REPORT_SECONDS: Final = 1.0
 USED_SECONDS: Final = 5.0
-EXPIRE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class OldArena:
 
 @dataclass(frozen=True, slots=True)
 class LinkConfig:
-    """What a link is given at birth."""
+    """One connection, as a process gets it."""
 
     number: int
     """Names this link to router, peers and other links."""
@@ -66,80 +68,179 @@ class LinkConfig:
     """The peer as people write it."""
     outbound: bool
     """Whether this side dialled."""
-    own_subnet: bytes
-    """First 8 bytes of every address of this node."""
     ledger: int
     """Descriptor of the connection's ledger."""
     base: Positions
     """Where the kernel's counts stood when the connection was new."""
-    arena: ArenaConfig
-    """Of this incarnation."""
     resumed: bool
     """Whether a predecessor used this connection."""
     old_arenas: tuple[OldArena, ...]
     """Where the ledger says that bytes lie which are needed."""
 
 
-def main(runtime: Runtime, config: LinkConfig) -> None:
-    """Runs the link until its connection ends."""
-    Link(runtime, config)
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """What a process of links is given at birth."""
+
+    own_subnet: bytes
+    """First 8 bytes of every address of this node."""
+    arena: ArenaConfig
+    """Of this incarnation."""
+    links: tuple[LinkConfig, ...]
+    """One, or, where a predecessor had several or links are many, several."""
+
+
+def main(runtime: Runtime, config: HostConfig) -> None:
+    """Runs the links until the last connection ends."""
+    Host(runtime, config)
     runtime.serve()
+
+
+class Host:
+    """What the links of one process share: ways to other processes, arena, forwarding table."""
+
+    def __init__(self, runtime: Runtime, config: HostConfig) -> None:
+        self._runtime = runtime
+        self.own_subnet: Final = config.own_subnet
+        self.router: Final = runtime.connect("router", answers=True)
+        self.peers: Final = runtime.connect("peers")
+        self.exchange: Final = Exchange(runtime, config.arena, on_run=self._on_run, on_room=self._on_room)
+        self._links: dict[int, Link] = {}
+        self.table: Final = TableFollower(runtime, self.router, self._on_routes, self._introduce).table
+        runtime.on(SendControl, self._on_send_control)
+        runtime.on_channel(AdoptLink, self._on_adopt)
+        runtime.on_channel(EndLink, self._on_end)
+        runtime.gauges.queue("links", lambda: len(self._links))
+        runtime.gauges.queue("send_bytes", lambda: sum(link.outgoing.pending_bytes for link in self._links.values()))
+        runtime.gauges.queue(
+            "waiting_packets", lambda: sum(link.incoming.waiting_packets for link in self._links.values())
+        )
+        runtime.at_stop(self._close_all)
+        runtime.loop.every(REPORT_SECONDS, self._each_second)
+        runtime.loop.every(USED_SECONDS, self._each_five_seconds)
+        for link in config.links:
+            self._take(link)
+        self.exchange.connect(TUN)
+
+    def _retitle(self) -> None:
+        endpoints = [link.endpoint for link in self._links.values()]
+        title = f"link {endpoints[0]}" if len(endpoints) == 1 else f"{len(endpoints)} links"
+        setproctitle.setproctitle(f"septate: {title}")
+
+    def _take(self, config: LinkConfig) -> None:
+        connection = socket.socket(fileno=config.connection)
+        try:
+            self._links[config.number] = Link(self._runtime, self, connection, config)
+        except (OSError, PositionsError, LedgerError) as error:
+            connection.close()
+            self.ended(config.number, f"connection lost: {error}")
+        else:
+            self._retitle()
+
+    def ended(self, number: int, reason: str) -> None:
+        """A connection is over; the process is when none is left."""
+        self._links.pop(number, None)
+        self._runtime.tell_supervisor(EndLink(number, reason))
+        if not self._links:
+            # At the end of this round: in the first one there may be others to come.
+            self._runtime.loop.defer(self._stop_if_idle)
+        else:
+            self._retitle()
+
+    def _stop_if_idle(self) -> None:
+        if not self._links:
+            self._runtime.stop()
+
+    def _on_adopt(self, message: AdoptLink, descriptors: list[int]) -> None:
+        connection, ledger = descriptors
+        base = Positions(message.sent, message.received)
+        self._take(LinkConfig(message.link, connection, message.endpoint, message.outbound, ledger, base, False, ()))
+
+    def _on_end(self, message: EndLink, _descriptors: list[int]) -> None:
+        link = self._links.get(message.link)
+        if link is not None:
+            link.end(message.reason)
+
+    def _on_run(self, number: int, run: Packed) -> None:
+        link = self._links.get(number)
+        if link is not None:
+            link.outgoing.on_run(run)
+        elif run.lease is not None:
+            self.exchange.give_back(run.lease)
+
+    def _on_room(self) -> None:
+        for link in self._links.values():
+            link.on_room()
+
+    def _on_send_control(self, _sender: bytes, message: SendControl) -> None:
+        link = self._links.get(message.link)
+        if link is not None:
+            link.outgoing.control(message.packets)
+
+    def _on_routes(self, changes: Sequence[RouteEntry]) -> None:
+        for link in self._links.values():
+            link.report_traffic()
+            link.incoming.on_routes(changes)
+
+    def _introduce(self) -> None:
+        for link in self._links.values():
+            link.introduce()
+
+    def _each_second(self) -> None:
+        for link in self._links.values():
+            link.incoming.next_second()
+            link.report_traffic()
+
+    def _each_five_seconds(self) -> None:
+        for link in self._links.values():
+            link.incoming.expire()
+            link.incoming.report_used()
+
+    def _close_all(self) -> None:
+        for link in list(self._links.values()):
+            link.close()
 
 
 class Link:
     """Ties the two directions to one socket, the ledger and the lanes to other processes."""
 
-    def __init__(self, runtime: Runtime, config: LinkConfig) -> None:
+    def __init__(self, runtime: Runtime, host: Host, connection: socket.socket, config: LinkConfig) -> None:
+        """Raises `OSError`, `PositionsError` or `LedgerError` where the connection is over already."""
         self._runtime = runtime
+        self._host = host
         self._config = config
+        self.endpoint: Final = config.endpoint
         self._loop = runtime.loop
-        self._socket = socket.socket(fileno=config.connection)
+        self._socket = connection
         self._closed = self._watching = False
         self._reported_in = self._reported_out = 0
-        memory = memoryview(mmap.mmap(config.ledger, LEDGER_BYTES, mmap.MAP_SHARED))
-        try:
-            self._name, self._static_cost = describe(self._socket)
-            tune(self._socket)
-            ledger = Ledger(memory)
-            sent, recovery = self._recover(ledger)
-        except (OSError, PositionsError, LedgerError) as error:
-            self._end(f"connection lost: {error}")
-            # Ends the first round of `serve`.
-            self._loop.defer(runtime.stop)
-            return
-        self._router = runtime.connect("router", answers=True)
-        self._peers = runtime.connect("peers")
-        self._out = Outgoing(runtime, self._socket, ledger, sent, recovery.torn, self._end, self._poll)
-        self._exchange = Exchange(runtime, config.arena, on_run=self._out.on_run, on_room=self._on_room)
-        self._out.give_back_to(self._exchange)
-        self._in = Incoming(
+        self._name, self._static_cost = describe(connection)
+        tune(connection)
+        # The mapping outlives the descriptor.
+        ledger = Ledger(memoryview(mmap.mmap(config.ledger, LEDGER_BYTES, mmap.MAP_SHARED)))
+        sent, recovery = self._recover(ledger)
+        os.close(config.ledger)
+        self.outgoing: Final = Outgoing(
+            runtime, host.exchange, connection, ledger, sent, recovery.torn, self.end, self._poll
+        )
+        self.incoming: Final = Incoming(
             runtime,
             config.number,
-            config.own_subnet,
-            self._socket,
-            self._exchange,
+            host.own_subnet,
+            connection,
+            host.exchange,
             ledger,
-            self._router,
-            self._end,
+            host.router,
+            host.table,
+            self.end,
             self._poll,
         )
-        follower = TableFollower(runtime, self._router, self._on_routes, self._introduce)
         # Before anything that the peer sends: a router has no use for packets of a link that it does not know.
-        self._introduce()
-        self._exchange.connect(TUN)
-        self._in.begin(follower, recovery.boundary, recovery.uncut)
-        if self._closed:
-            # The connection broke, or what the predecessor had read is garbage. Ends the first round of `serve`.
-            self._loop.defer(runtime.stop)
-            return
-
-        runtime.at_stop(self._close)
-        self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)
+        self.introduce()
+        self.incoming.begin(recovery.boundary, recovery.uncut)
+        self._loop.watch(connection.fileno(), self._on_socket, priority=3)
         self._watching = True
         self._poll()
-        self._loop.every(REPORT_SECONDS, self._each_second)
-        self._loop.every(EXPIRE_SECONDS, self._in.expire)
-        self._loop.every(USED_SECONDS, self._in.report_used)
 
     def _recover(self, ledger: Ledger) -> tuple[int, Recovery]:
         """How much of the outgoing stream is written, and what a predecessor left unfinished."""
@@ -150,62 +251,64 @@ class Link:
             old.number: memoryview(mmap.mmap(old.descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ))
             for old in self._config.old_arenas
         }
+        for old in self._config.old_arenas:
+            os.close(old.descriptor)
         recovery = ledger.recover(now.sent, now.received, arenas, packet_end)
-        self._runtime.counters["resumed.torn_bytes"] = len(recovery.torn)
-        self._runtime.counters["resumed.dropped_bytes"] = recovery.dropped
-        self._runtime.counters["resumed.uncut_bytes"] = len(recovery.uncut)
+        self._runtime.counters["resumed.torn_bytes"] += len(recovery.torn)
+        self._runtime.counters["resumed.dropped_bytes"] += recovery.dropped
+        self._runtime.counters["resumed.uncut_bytes"] += len(recovery.uncut)
         return now.sent, recovery
 
     def _on_socket(self, events: int) -> None:
         if events & WRITABLE:
-            self._out.on_writable()
+            self.outgoing.on_writable()
         if events & ~WRITABLE and not self._closed:
-            self._in.read()
+            self.incoming.read()
 
-    def _on_room(self) -> None:
-        if self._in.no_slot:
-            self._in.no_slot = False
+    def on_room(self) -> None:
+        """A slot of the arena may be free."""
+        if self.incoming.no_slot:
+            self.incoming.no_slot = False
             self._poll()
 
     def _poll(self) -> None:
         """Asks for what the two directions wait for: while we can't take more, the kernel keeps what arrives."""
         if not self._closed and self._watching:
-            reading = 0 if self._in.paused else READABLE
-            self._loop.want(self._socket.fileno(), reading | (WRITABLE if self._out.blocked else 0))
+            reading = 0 if self.incoming.paused else READABLE
+            self._loop.want(self._socket.fileno(), reading | (WRITABLE if self.outgoing.blocked else 0))
 
-    def _on_routes(self, changes: Sequence[RouteEntry]) -> None:
-        self._report_traffic()
-        self._in.on_routes(changes)
+    def introduce(self) -> None:
+        """Tells the router of this link."""
+        config = self._config
+        up = LinkUp(config.number, self._name, self._static_cost, any_size=True, resumed=config.resumed)
+        self._host.router.send(up)
+        self.incoming.ask_again()
 
-    def _introduce(self) -> None:
-        number, resumed = self._config.number, self._config.resumed
-        self._router.send(LinkUp(number, self._name, self._static_cost, any_size=True, resumed=resumed))
-        self._in.ask_again()
-
-    def _each_second(self) -> None:
-        self._in.next_second()
-        self._report_traffic()
-
-    def _report_traffic(self) -> None:
-        received, sent = self._in.octets - self._reported_in, self._out.octets - self._reported_out
+    def report_traffic(self) -> None:
+        """Tells peers what moved since the last call."""
+        received, sent = self.incoming.octets - self._reported_in, self.outgoing.octets - self._reported_out
         if not received and not sent:
             return
-        self._reported_in, self._reported_out = self._in.octets, self._out.octets
-        self._peers.send(Traffic(self._config.number, received, sent, self._in.take_traffic()))
+        self._reported_in, self._reported_out = self.incoming.octets, self.outgoing.octets
+        self._host.peers.send(Traffic(self._config.number, received, sent, self.incoming.take_traffic()))
         counters = self._runtime.counters
-        counters["octets.received"], counters["octets.sent"] = self._in.octets, self._out.octets
-        self._out.count_drops()
+        counters["octets.received"] += received
+        counters["octets.sent"] += sent
+        self.outgoing.count_drops()
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """The connection is over."""
         if not self._closed:
-            self._close()
-            self._runtime.tell_supervisor(EndLink(self._config.number, reason))
-            self._runtime.stop()
+            self.close()
+            self._host.ended(self._config.number, reason)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Lets go of the socket and of whatever is in hand."""
         if not self._closed:
             self._closed = True
+            self.report_traffic()
             if self._watching:
-                self._out.closed = True
-            self._loop.forget(self._socket.fileno())
+                self._loop.forget(self._socket.fileno())
             self._socket.close()
+            self.outgoing.close()
+            self.incoming.close()

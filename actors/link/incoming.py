@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
-from actors.runtime.exchange import Exchange
+from actors.runtime.exchange import TUN, Exchange
 from actors.runtime.loop import Timer
 from actors.runtime.runs import Run, Runs
-from actors.runtime.table import TableFollower
+from protocol.forwarding import ForwardingTable
 from protocol.frames import (
+    TO_TUN,
     ControlArrived,
     Direction,
     PacketsSeen,
@@ -52,10 +53,7 @@ LARGEST_REFERENCE_PACKET: Final = DATA_HEADER + OVERHEAD + 1400
 WAIT_SECONDS: Final = 20.0
 """The router answers within 15; this is for the case that it never heard the question."""
 
-TO_TUN: Final = 0
-"""The number of the lane to tun; links start at 1."""
 NOWHERE: Final = -1
-TUN: Final = "tun"
 OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
 
 
@@ -83,6 +81,7 @@ class Incoming:
         exchange: Exchange,
         ledger: Ledger,
         router: Outlet,
+        table: ForwardingTable,
         ended: Callable[[str], None],
         paused: Callable[[], None],
     ) -> None:
@@ -97,7 +96,7 @@ class Incoming:
         self._ledger = ledger
         self._router = router
         self._ended = ended
-        self._follower: TableFollower | None = None
+        self._table = table
         self._decoder: StreamDecoder | None = None
         self._slot = -1
         self._position = 0
@@ -113,11 +112,19 @@ class Incoming:
         self.no_slot = False
         """Whether every slot of the arena is in use."""
         self.octets = 0
-        runtime.gauges.queue("waiting_packets", lambda: len(self._waiting))
 
-    def begin(self, follower: TableFollower, position: int, uncut: memoryview) -> None:
+    @property
+    def waiting_packets(self) -> int:
+        """Packets that wait for a route."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Gives up the slot that is being filled."""
+        if self._slot >= 0:
+            self._leave_slot()
+
+    def begin(self, position: int, uncut: memoryview) -> None:
         """Begins at `position` of the stream, behind whose last cut a predecessor had read `uncut`."""
-        self._follower = follower
         self._position = position
         if len(uncut):
             decoder = self._next_slot(uncut)
@@ -230,8 +237,8 @@ class Incoming:
         flow = _Flow(NOWHERE, False)
         if destination.startswith(self._own):
             flow = _Flow(TO_TUN, True)
-        elif self._follower is not None:
-            route = self._follower.table.lookup(destination)
+        else:
+            route = self._table.lookup(destination)
             if route is not None and route.state == RouteState.SELECTED:
                 # A route that leads back to where the packet came from: our table is about to change.
                 flow = _Flow(route.link if route.link != self._number else NOWHERE, route.clean)
@@ -239,7 +246,7 @@ class Incoming:
         return flow
 
     def _pass_on(self, lane: int, run: Run) -> None:
-        self._exchange.pass_on(TUN if lane == TO_TUN else f"link-{lane}", self._slot, run)
+        self._exchange.pass_on(lane, self._slot, run)
 
     # --- control ----------------------------------------------------------------------------------------------------
 
@@ -286,7 +293,7 @@ class Incoming:
         if destination[0] not in OVERLAY_FIRST_BYTES:
             self._counters["dropped.outside_overlay"] += 1
             return
-        route = self._follower.table.lookup(destination) if self._follower is not None else None
+        route = self._table.lookup(destination)
         if route is not None and route.state in (RouteState.UNREACHABLE, RouteState.SELECTED):
             self._undelivered(Undelivered.NO_ROUTE, packet)
             return
@@ -339,7 +346,7 @@ class Incoming:
             packets = small
         if packets and change.link != self._number:
             lengths = [len(packet) for packet in packets]
-            self._exchange.pass_copy(f"link-{change.link}", lengths, b"".join(packets))
+            self._exchange.pass_copy(change.link, lengths, b"".join(packets))
 
     # --- figures ----------------------------------------------------------------------------------------------------
 

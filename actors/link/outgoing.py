@@ -8,7 +8,7 @@ from typing import Final
 
 from actors.runtime.actor import Runtime
 from actors.runtime.exchange import Exchange, Lease, Packed
-from protocol.frames import Direction, PacketsSeen, SendControl
+from protocol.frames import Direction, PacketsSeen
 from protocol.ledger import Ledger
 from protocol.mycelium.framing import DATA_HEADER
 from protocol.queues import SendQueue
@@ -22,6 +22,7 @@ class Outgoing:
     def __init__(
         self,
         runtime: Runtime,
+        exchange: Exchange,
         connection: socket.socket,
         ledger: Ledger,
         position: int,
@@ -35,20 +36,19 @@ class Outgoing:
         """
         self._runtime = runtime
         self._loop = runtime.loop
+        self._exchange = exchange
         self._socket = connection
         self._ledger = ledger
         self._position = position
         self._ended = ended
-        self._exchange: Exchange | None = None
         self._queue = SendQueue()
         self._on_blocked = blocked
         self._flush_due = False
+        self._counted = (0, 0, 0)
         self.blocked = False
         """Whether the socket takes no more, and has to be polled for writing."""
         self.closed = False
         self.octets = 0
-        runtime.gauges.queue("send_bytes", lambda: self._queue.pending_bytes)
-        runtime.on(SendControl, self._on_send_control)
         if torn:
             self._queue.resume(torn)
             # At once: the ledger has to name our copy before the arena it came from is given up.
@@ -57,11 +57,12 @@ class Outgoing:
             # Likewise: what a predecessor was about to write lies in memory that others will use again.
             ledger.end_batch(position)
 
-    def give_back_to(self, exchange: Exchange) -> None:
-        """From now on pieces come with leases of this exchange."""
-        self._exchange = exchange
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait for the socket."""
+        return self._queue.pending_bytes
 
-    def on_run(self, _sender: str, run: Packed) -> None:
+    def on_run(self, run: Packed) -> None:
         """Packets of the host or of another link."""
         self._queue.data(run.memory, run.ends, self._loop.now(), lease=run.lease, place=run.place)  # 6
         if self._runtime.watched(PacketsSeen):
@@ -75,11 +76,24 @@ class Outgoing:
         self.flush()
 
     def count_drops(self) -> None:
-        """Brings the queue's counts to the process's counters."""
-        counters = self._runtime.counters
-        counters["dropped.age"] = self._queue.dropped_age
-        counters["dropped.full"] = self._queue.dropped_full
-        counters["dropped.control_out"] = self._queue.dropped_control
+        """Adds what was dropped since the last call to the process's counters."""
+        counters, queue = self._runtime.counters, self._queue
+        now = (queue.dropped_age, queue.dropped_full, queue.dropped_control)
+        for name, count, before in zip(("age", "full", "control_full"), now, self._counted, strict=True):
+            if count > before:
+                counters[f"dropped.{name}"] += count - before
+        self._counted = now
+
+    def control(self, packets: bytes) -> None:
+        """Control packets of the router."""
+        self._queue.control(packets)  # 6
+        self._flush_soon()
+
+    def close(self) -> None:
+        """Gives back what will not be written any more."""
+        self.closed = True
+        self._queue.drop_all()
+        self._give_back()
 
     def flush(self) -> None:
         """Writes until nothing waits or the socket takes no more."""
@@ -111,14 +125,9 @@ class Outgoing:
         if self._queue.between_packets:
             # What is dropped behind this point must not be looked at by a successor any more.
             self._ledger.end_batch(self._position)
-        if self._exchange is not None:
-            for lease in released:
-                if isinstance(lease, Lease):
-                    self._exchange.give_back(lease)  # 8
-
-    def _on_send_control(self, _sender: bytes, message: SendControl) -> None:
-        self._queue.control(message.packets)  # 6
-        self._flush_soon()
+        for lease in released:
+            if isinstance(lease, Lease):
+                self._exchange.give_back(lease)  # 8
 
     def _flush_soon(self) -> None:
         if not self._flush_due and not self.blocked:

@@ -12,6 +12,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from actors.runtime.actor import Runtime
@@ -21,10 +22,24 @@ from actors.runtime.pages import MemoryRefused, give_back_pages, look_into
 from actors.runtime.runs import Run
 from protocol.arena import SLOT_BYTES, Arena, ArenaError, pack_pieces, unpack_pieces
 from protocol.codec import FrameError, Payload, pack, unpack
-from protocol.frames import SCHEMA, LaneHello, Packets, Recovered, ReportUndelivered, Returned, lengths_of, pack_lengths
+from protocol.frames import (
+    SCHEMA,
+    TO_TUN,
+    LaneHello,
+    Packets,
+    Recovered,
+    ReportUndelivered,
+    Returned,
+    actor_of,
+    lengths_of,
+    pack_lengths,
+)
 from protocol.inflight import InFlightLimit
 from protocol.ledger import OWN_MEMORY, place
 
+TUN: Final = actor_of(TO_TUN)
+MOST_SLICES: Final = 64
+"""Packets that alternate between next steps lie in many pieces, each of which costs a lease: past that, a copy."""
 INLINE_BYTES: Final = 4096
 """Runs up to this size are copied into their frame: cheaper than a lease and its way back."""
 PIN_SECONDS: Final = 2.0
@@ -36,7 +51,7 @@ PENDING_BYTES: Final = 256 << 10
 """What may wait for a lane that is being opened."""
 LANE_IDLE_SECONDS: Final = 60.0
 
-OnRun: TypeAlias = Callable[[str, "Packed"], None]
+OnRun: TypeAlias = Callable[[int, "Packed"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +77,7 @@ class Writer:
         self.lane: Final = lane
         self.memory: memoryview | None = None
         self.number = OWN_MEMORY
-        self.returned: list[int] = []
+        self.returned: list[tuple[int, int]] = []
         self.used = True
 
 
@@ -71,6 +86,7 @@ class Lease(NamedTuple):
 
     writer: Writer
     slot: int
+    link: int
 
 
 class Packed(NamedTuple):
@@ -94,7 +110,7 @@ class Exchange:
         on_room: Callable[[], None],
         on_report: Callable[[ReportUndelivered], None] | None = None,
     ) -> None:
-        """`on_run(sender, run)` gets packets; `on_room` runs when something of ours was given back."""
+        """`on_run(link, run)` gets packets; `on_room` runs when something of ours was given back."""
         self._runtime = runtime
         self._loop = runtime.loop
         self._counters: Counter[str] = runtime.counters
@@ -109,9 +125,9 @@ class Exchange:
         self.number: Final = config.number
         self._lanes: dict[Lane, Writer] = {}
         self._readers: Counter[str] = Counter()
-        self._in_flight: Counter[str] = Counter()
-        self._sizes: dict[tuple[str, int], list[tuple[int, float]]] = {}
-        self._limits: dict[str, InFlightLimit] = {}
+        self._in_flight: Counter[int] = Counter()
+        self._sizes: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        self._limits: dict[int, InFlightLimit] = {}
         self._pending: dict[str, list[bytes]] = {}
         self._pins: dict[str, Timer] = {}
         self._kept: set[str] = set()
@@ -145,49 +161,53 @@ class Exchange:
         """The place of an offset in one of our slots, as ledgers write it."""
         return place(self.number, slot * SLOT_BYTES + offset)
 
-    def allowance(self, reader: str) -> int:
-        """Bytes that `reader` should have of us besides those that it has not given back; not below 0."""
-        return max(0, self._limit(reader).limit - self._in_flight[reader])
+    def allowance(self, link: int) -> int:
+        """Bytes that `link` should have of us besides those that it has not given back; not below 0."""
+        return max(0, self._limit(link).limit - self._in_flight[link])
 
-    def busy(self, reader: str) -> bool:
-        """Whether `reader` has something of us to give back."""
-        return self._in_flight[reader] > 0
+    def busy(self, link: int) -> bool:
+        """Whether `link` has something of us to give back."""
+        return self._in_flight[link] > 0
 
-    def ran_dry(self, reader: str) -> None:
-        """More waits for `reader`, who has given everything back."""
-        if not self._in_flight[reader]:
-            self._limit(reader).ran_dry()
+    def ran_dry(self, link: int) -> None:
+        """More waits for `link`; it may have given everything back."""
+        if not self._in_flight[link]:
+            self._limit(link).ran_dry()
 
-    def pass_on(self, reader: str, slot: int, run: Run) -> bool:
-        """Hands a run that lies in `slot` to another process; False, and counted, where it can't be."""
-        if run.octets <= INLINE_BYTES:
-            return self.pass_copy(reader, run.lengths(), run.payload(self.slot(slot)))
+    def pass_on(self, link: int, slot: int, run: Run) -> bool:
+        """Hands a run that lies in `slot` to a link or to tun (0); False, and counted, where it can't be."""
+        reader = actor_of(link)
         lane = self._lane_to(reader)
-        if lane is None:
-            # Not there yet: what waits for it has to be copied, since nobody leases it.
-            return self.pass_copy(reader, run.lengths(), run.payload(self.slot(slot)))
+        if run.octets <= INLINE_BYTES or len(run.slices) > MOST_SLICES or lane is None:
+            # Who has no open lane, and so no lease: our own process, or one that is not there yet.
+            return self.pass_copy(link, run.lengths(), run.payload(self.slot(slot)))
         base, now = slot * SLOT_BYTES, self._loop.now()
         leased = 0
         for _, ends in run.slices:
             if not self.arena.lease(slot, reader):
                 break
             leased += 1
-            self._sizes.setdefault((reader, slot), []).append((ends[-1], now))
-            self._in_flight[reader] += ends[-1]
+            self._sizes.setdefault((link, slot), []).append((ends[-1], now))
+            self._in_flight[link] += ends[-1]
         if leased == len(run.slices):
             pieces = pack_pieces([(base + start, tuple(ends)) for start, ends in run.slices])
-            if lane.send(pack(Packets(b"", b"", pieces))):
+            if lane.send(pack(Packets(link, b"", b"", pieces))):
                 return True
             self._counters["dropped.lane_full"] += run.packets
         else:
             self._counters["dropped.over_share"] += run.packets
         for _ in range(leased):
-            self._came_back(reader, slot)
+            self._came_back(reader, link, slot)
         return False
 
-    def pass_copy(self, reader: str, lengths: list[int], payload: Payload) -> bool:
-        """Hands packets to another process that lie anywhere; False, and counted, where they can't be."""
-        frame = pack(Packets(pack_lengths(lengths), payload, b""))
+    def pass_copy(self, link: int, lengths: list[int], payload: Payload) -> bool:
+        """Hands packets that lie anywhere to a link or to tun (0); False, and counted, where they can't be."""
+        reader = actor_of(link)
+        if reader == self._runtime.start.name:
+            # From one link of this process to another: neither has to know about the other's slots.
+            self._on_run(link, Packed(memoryview(bytes(payload)), tuple(accumulate(lengths)), OWN_MEMORY, None))
+            return True
+        frame = pack(Packets(link, pack_lengths(lengths), payload, b""))
         lane = self._lane_to(reader)
         if lane is not None:
             if lane.send(frame):
@@ -224,7 +244,7 @@ class Exchange:
         if self._lanes.get(writer.lane) is not writer:
             # It is dead, and its arena goes when nobody looks into it any more. Its successor has lent us nothing.
             return
-        writer.returned.append(lease.slot)
+        writer.returned.append((lease.slot, lease.link))
         if len(writer.returned) >= RETURN_AT_ONCE:
             self._return(writer)
         elif not self._returning:
@@ -238,8 +258,9 @@ class Exchange:
 
     def _return(self, writer: Writer) -> None:
         if writer.returned:
-            slots, writer.returned = writer.returned, []
-            if not writer.lane.send(pack(Returned(struct.pack(f"<{len(slots)}I", *slots)))):
+            pieces, writer.returned = writer.returned, []
+            words = [word for piece in pieces for word in piece]
+            if not writer.lane.send(pack(Returned(struct.pack(f"<{len(words)}Q", *words)))):
                 # Nothing but this lane's end can bring them back.
                 writer.lane.end()
 
@@ -288,10 +309,11 @@ class Exchange:
             return
         del self._readers[name]
         self.arena.reader_left(name)
-        self._in_flight.pop(name, None)
-        self._limits.pop(name, None)
-        for key in [key for key in self._sizes if key[0] == name]:
+        for key in [key for key in self._sizes if actor_of(key[0]) == name]:
             del self._sizes[key]
+        for link in [link for link in self._limits if actor_of(link) == name]:
+            del self._limits[link]
+            self._in_flight.pop(link, None)
         # One timer for each reader: that of an earlier death would end the time of the last.
         if name in self._pins:
             self._pins[name].cancel()
@@ -306,7 +328,7 @@ class Exchange:
 
     def _close_idle_lanes(self) -> None:
         for lane, writer in list(self._lanes.items()):
-            wanted = writer.used or writer.returned or self._in_flight[lane.name] or lane.name in self._kept
+            wanted = writer.used or writer.returned or self._is_busy(lane.name) or lane.name in self._kept
             if lane.dialled and not wanted:
                 lane.close()
             writer.used = False
@@ -314,6 +336,9 @@ class Exchange:
         away = self._unanswered()
         self._forget_lanes(away & self._away)
         self._away = away - self._away
+
+    def _is_busy(self, name: str) -> bool:
+        return any(octets and actor_of(link) == name for link, octets in self._in_flight.items())
 
     def _unanswered(self) -> set[str]:
         return {lane.name for lane in self._hub.unanswered()} - self._kept
@@ -343,10 +368,11 @@ class Exchange:
     def _handle(self, lane: Lane, writer: Writer, message: Any) -> None:
         if type(message) is Packets:
             writer.used = True
-            self._take_packets(lane, writer, message)
+            self._take_packets(writer, message)
         elif type(message) is Returned:
-            for slot in struct.unpack(f"<{len(message.slots) // 4}I", message.slots):
-                self._came_back(lane.name, slot)
+            words = struct.unpack(f"<{len(message.pieces) // 8}Q", message.pieces)
+            for slot, link in zip(words[::2], words[1::2], strict=True):
+                self._came_back(lane.name, link, slot)
             self._on_room()
         elif type(message) is LaneHello:
             self._meet(lane, writer, message)
@@ -357,21 +383,21 @@ class Exchange:
         else:
             raise FrameError(f"a {type(message).__name__} has no business on a lane")
 
-    def _take_packets(self, lane: Lane, writer: Writer, message: Packets) -> None:
+    def _take_packets(self, writer: Writer, message: Packets) -> None:
         if message.lengths:
             ends, end = [], 0
             for length in lengths_of(message.lengths):
                 end += length
                 ends.append(end)
-            self._on_run(lane.name, Packed(memoryview(message.payload), tuple(ends), OWN_MEMORY, None))
+            self._on_run(message.link, Packed(memoryview(message.payload), tuple(ends), OWN_MEMORY, None))
         if message.pieces:
             memory = writer.memory
             if memory is None:
                 raise FrameError("pieces of an arena that nobody showed us")
             for offset, ends_in_piece in unpack_pieces(message.pieces, len(memory)):
-                lease = Lease(writer, offset // SLOT_BYTES)
+                lease = Lease(writer, offset // SLOT_BYTES, message.link)
                 view = memory[offset : offset + ends_in_piece[-1]]
-                self._on_run(lane.name, Packed(view, ends_in_piece, place(writer.number, offset), lease))
+                self._on_run(message.link, Packed(view, ends_in_piece, place(writer.number, offset), lease))
 
     def _meet(self, lane: Lane, writer: Writer, hello: LaneHello) -> None:
         if hello.schema != SCHEMA:
@@ -382,18 +408,20 @@ class Exchange:
         writer.memory = look_into(lane.attached, size)
         writer.number = hello.arena
 
-    def _came_back(self, reader: str, slot: int) -> None:
+    def _came_back(self, reader: str, link: int, slot: int) -> None:
+        sizes = self._sizes.get((link, slot))
+        if sizes is None or actor_of(link) != reader:
+            raise ArenaError(f"{reader} returned a piece of slot {slot} that link {link} does not have")
         self.arena.returned(slot, reader)
-        sizes = self._sizes[reader, slot]
         size, since = sizes.pop(0)
-        self._in_flight[reader] -= size
+        self._in_flight[link] -= size
         if not sizes:
-            del self._sizes[reader, slot]
+            del self._sizes[link, slot]
         now = self._loop.now()
-        self._limit(reader).returned(now - since, now)
+        self._limit(link).returned(now - since, now)
 
-    def _limit(self, reader: str) -> InFlightLimit:
-        limit = self._limits.get(reader)
+    def _limit(self, link: int) -> InFlightLimit:
+        limit = self._limits.get(link)
         if limit is None:
-            limit = self._limits[reader] = InFlightLimit()
+            limit = self._limits[link] = InFlightLimit()
         return limit

@@ -100,7 +100,7 @@ class Tun:
         if config.device >= 0:
             runtime.loop.watch(config.device, self._out.on_device)
 
-    def _on_run(self, _sender: str, run: Packed) -> None:
+    def _on_run(self, _link: int, run: Packed) -> None:
         self._in.on_run(run)
         if run.lease is not None:
             self._exchange.give_back(run.lease)

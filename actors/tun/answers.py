@@ -76,4 +76,4 @@ class Answers:
         report = bytearray(build_report(kind, subnet_address, packet, remote.cipher, self._sealer.nonce()))
         report[HOP_LIMIT_OFFSET] -= 1
         self._counters["reports.sent"] += 1
-        self._exchange.pass_copy(f"link-{route.link}", [len(report)], bytes(report))
+        self._exchange.pass_copy(route.link, [len(report)], bytes(report))

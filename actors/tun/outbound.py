@@ -110,7 +110,7 @@ class Outbound:
             return
         lane = flow.lane
         queue = self._queues.get(lane)
-        if (queue is not None and len(queue)) or not self._exchange.allowance(f"link-{lane}"):
+        if (queue is not None and len(queue)) or not self._exchange.allowance(lane):
             if queue is None:
                 queue = self._queues[lane] = FlowQueue()
             queue.add(flow_key(packet), _Host(flow, bytes(self._header), bytes(packet)), length, now)
@@ -124,9 +124,8 @@ class Outbound:
             self._counters["dropped.bad_offload"] += 1
 
     def _send_queued(self, lane: int, queue: FlowQueue[_Host]) -> None:
-        reader = f"link-{lane}"
-        self._exchange.ran_dry(reader)
-        allowance = self._exchange.allowance(reader)
+        self._exchange.ran_dry(lane)
+        allowance = self._exchange.allowance(lane)
         if not allowance or not self._sealer.begin():
             return
         now = self._loop.now()
@@ -139,7 +138,7 @@ class Outbound:
                     return
             self._seal_queued(host, now)
         sealer.finish()
-        if len(queue) and not self._exchange.busy(reader):
+        if len(queue) and not self._exchange.busy(lane):
             # Small packets are not leased, so nothing will come back to wake us.
             self._loop.call_after(0, self.on_room)
         self._counters["dropped.queue_age"] = sum(queue.dropped_age for queue in self._queues.values())

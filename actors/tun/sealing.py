@@ -92,7 +92,7 @@ class Sealer:
         if self._slot < 0:
             return
         for lane, run in self._runs.items():
-            self._exchange.pass_on(f"link-{lane}", self._slot, run)  # 6
+            self._exchange.pass_on(lane, self._slot, run)  # 6
         if self._runtime.watched(PacketsSeen):
             self._show()
         self._runs.clear()

@@ -25,6 +25,7 @@ from protocol.frames import (
     ActorRow,
     AddPeer,
     AddressTraffic,
+    AdoptLink,
     Answer,
     AskActors,
     AskPeers,
@@ -82,7 +83,7 @@ from protocol.frames import (
     pack_lengths,
 )
 
-LAYOUT: dict[int, str] = {1: "51d5f14ec67e0642"}
+LAYOUT: dict[int, str] = {1: "bda21b944adbcc43"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -115,10 +116,11 @@ EXAMPLES: tuple[Any, ...] = (
     RouteUsed((NETWORK,)),
     LinkUp(7, "tcp://192.0.2.1:9651", 5, True, False),
     ControlArrived(7, b"\x01\x00\x00\x00"),
-    SendControl(b"\x01\x00\x00\x00"),
+    SendControl(7, b"\x01\x00\x00\x00"),
+    AdoptLink(7, "tcp://192.0.2.1:9651", True, 1, 0),
     Traffic(7, 100, 200, (PairTraffic(NETWORK, NETWORK, 1, 1400),)),
-    Packets(LENGTHS, b"aabbb", b""),
-    Returned(bytes.fromhex("0700000007000000")),
+    Packets(7, LENGTHS, b"aabbb", b""),
+    Returned(bytes(32)),
     LaneHello(SCHEMA, 3, 32),
     Recovered(),
     ReportUndelivered(Undelivered.HOP_LIMIT, b"packet"),
@@ -181,7 +183,7 @@ def test_frames_of_the_channel_and_frames_of_sockets_have_numbers_apart() -> Non
     on_channel = {kind.__name__ for kind in KINDS if topic(kind)[1] < 0x20}
     assert on_channel == {
         *("Hello", "Ready", "Heartbeat", "Stop", "OpenSocket", "SocketOpened", "SpawnLink", "EndLink", "LinkGone"),
-        *("AskActors", "ActorList", "DeviceReady", "DeviceFailed"),
+        *("AskActors", "ActorList", "DeviceReady", "DeviceFailed", "AdoptLink"),
     }
 
 
@@ -256,8 +258,8 @@ def test_any_bytes_behind_any_number_give_a_frame_or_the_one_error(number: int, 
             "9421010291" + "96c41004000000000000010000000000000000400200c400c2",
         ),
         (AskTable(), "9122"),
-        (Packets(LENGTHS, b"aabbb", b""), "9440c4080200000003000000c4056161626262c400"),
-        (Returned(bytes.fromhex("07000000")), "9241c40407000000"),
+        (Packets(7, LENGTHS, b"aabbb", b""), "954007c4080200000003000000c4056161626262c400"),
+        (Returned(bytes(15) + b"\x01"), "9241c410" + "00" * 15 + "01"),
         (Answer(3, Outcome.MISSING, "gone"), "94540302a4676f6e65"),
         (AskRoutes(3, RouteKind.SELECTED), "935503a873656c6563746564"),
         (PacketsSeen("tun", Direction.IN, b"\x01"), "9460a374756ea2696ec40101"),
@@ -328,13 +330,13 @@ def test_delta_has_a_bound() -> None:
 )
 def test_run_of_packets_has_to_add_up(lengths: bytes, payload: bytes, reason: str) -> None:
     with pytest.raises(FrameError, match=reason):
-        Packets(lengths, payload, b"")
+        Packets(7, lengths, payload, b"")
 
 
-@pytest.mark.parametrize("slots", [b"", b"\x01", bytes(5)])
-def test_slots_that_come_back_are_whole_numbers(slots: bytes) -> None:
-    with pytest.raises(FrameError, match="bytes of slot numbers"):
-        Returned(slots)
+@pytest.mark.parametrize("pieces", [b"", b"\x01", bytes(24)])
+def test_pieces_that_come_back_are_pairs_of_numbers(pieces: bytes) -> None:
+    with pytest.raises(FrameError, match="bytes of pieces that come back"):
+        Returned(pieces)
 
 
 @pytest.mark.parametrize(("arena", "slots"), [(0, 32), (1, 0), (1, MAX_SLOTS + 1)])
