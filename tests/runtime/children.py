@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -114,7 +115,7 @@ def born(
     files = FileRights(read=(*python_trees(), ours, *read), write=(run,))
     start = Start(Role.STATUS, name, f"{name} of a test", run, "debug", LogFormat.PLAIN)
     birth: Birth[Any] = Birth(start, main, prepare, lambda: descriptors, files, dumpable)
-    with real_standard_error():
+    with as_the_supervisor():
         child = Child(*birth.fork())
     try:
         yield child
@@ -123,11 +124,18 @@ def born(
 
 
 @contextlib.contextmanager
-def real_standard_error() -> Iterator[None]:
-    """`sys.stderr` is descriptor 2: pytest's own stream has another one, which a newborn child closes."""
+def as_the_supervisor() -> Iterator[None]:
+    """The state in which a process may be forked.
+
+    `sys.stderr` is descriptor 2: pytest's own stream has another one, which a newborn child closes. And what other
+    tests left behind is frozen: collected in a child, it would close descriptors whose numbers others have by then.
+    """
     kept = sys.stderr
     sys.stderr = os.fdopen(2, "w", closefd=False)
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.stderr = kept

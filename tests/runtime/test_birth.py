@@ -20,7 +20,7 @@ from actors.runtime.actor import Runtime
 from actors.runtime.birth import fork_once
 from actors.runtime.channel import Channel
 from protocol.frames import SCHEMA, Hello, Ready, Role, Stop
-from tests.runtime.children import PATIENCE, Child, born, real_standard_error, run_folder, tell
+from tests.runtime.children import PATIENCE, Child, as_the_supervisor, born, run_folder, tell
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -362,7 +362,7 @@ def test_termination_ends_a_child(run: Path) -> None:
 
 
 def _once(main: Any) -> Child:
-    with real_standard_error():
+    with as_the_supervisor():
         return Child(*fork_once(main, "setup"))
 
 

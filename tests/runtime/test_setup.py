@@ -17,7 +17,7 @@ from actors.runtime.birth import fork_once
 from actors.runtime.channel import close_all
 from actors.setup import SetupConfig
 from protocol.frames import DeviceFailed, DeviceReady
-from tests.runtime.children import Child, real_standard_error
+from tests.runtime.children import Child, as_the_supervisor
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -36,7 +36,7 @@ def _set_up(
 ) -> DeviceReady | DeviceFailed:
     """What the set-up child reports."""
     config = SetupConfig(key_file, make_key_folder, tun_name, 1342)
-    with real_standard_error():
+    with as_the_supervisor():
         child = Child(*fork_once(lambda channel: setup.main(channel, config), "setup"))
     try:
         assert child.ended() == 0
