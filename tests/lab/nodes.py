@@ -22,7 +22,7 @@ from tests.lab.waiting import WaitError, wait_until
 LISTEN_PORT: Final = 9651
 API_PORT: Final = 8989
 TUN_NAME: Final = "overlay0"
-START_TIMEOUT: Final = 20.0
+START_TIMEOUT: Final = 40.0
 LOG_TAIL_LINES: Final = 25
 
 
