@@ -10,7 +10,7 @@ from bench.rows import ROWS
 COLOURS: Final = ("#2b7a4b", "#b5651d", "#4a6fa5", "#777777")
 BAR_HEIGHT: Final = 14
 GROUP_GAP: Final = 12
-LABEL_WIDTH: Final = 330
+LABEL_WIDTH: Final = 420
 BAR_WIDTH: Final = 420
 FIGURE_WIDTH: Final = 110
 TOP: Final = 50
