@@ -46,9 +46,8 @@ class Arenas:
             os.close(arena.writable)
             self._old[arena.number] = (time.monotonic() + KEEP_SECONDS, arena.readable)
 
-    def let_go(self) -> None:
-        """Gives up the arenas that were kept long enough; to be called now and then."""
-        now = time.monotonic()
+    def let_go(self, now: float) -> None:
+        """Gives up the arenas that were kept long enough at `now`, monotonic seconds; to be called now and then."""
         for number in [number for number, (until, _) in self._old.items() if until < now]:
             os.close(self._old.pop(number)[1])
 

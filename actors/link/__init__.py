@@ -44,6 +44,7 @@ from protocol.frames import AdoptLink, EndLink, LinkUp, RouteEntry, SendControl,
 from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, Recovery
 from protocol.mycelium.resume import packet_end
 
+_NOTHING: Final = Recovery(b"", 0, 0, memoryview(b""))
 REPORT_SECONDS: Final = 1.0
 USED_SECONDS: Final = 5.0
 
@@ -130,11 +131,12 @@ class Host:
     def _take(self, config: LinkConfig) -> None:
         connection = socket.socket(fileno=config.connection)
         try:
-            self._links[config.number] = Link(self._runtime, self, connection, config)
+            link = self._links[config.number] = Link(self._runtime, self, connection, config)
         except (OSError, PositionsError, LedgerError) as error:
             connection.close()
             self.ended(config.number, f"connection lost: {error}")
         else:
+            link.begin()
             self._retitle()
 
     def ended(self, number: int, reason: str) -> None:
@@ -189,6 +191,7 @@ class Host:
     def _each_second(self) -> None:
         for link in self._links.values():
             link.incoming.next_second()
+            link.outgoing.expire()
             link.report_traffic()
 
     def _each_five_seconds(self) -> None:
@@ -218,11 +221,9 @@ class Link:
         tune(connection)
         # The mapping outlives the descriptor.
         ledger = Ledger(memoryview(mmap.mmap(config.ledger, LEDGER_BYTES, mmap.MAP_SHARED)))
-        sent, recovery = self._recover(ledger)
+        self._sent, self._recovery = self._recover(ledger)
         os.close(config.ledger)
-        self.outgoing: Final = Outgoing(
-            runtime, host.exchange, connection, ledger, sent, recovery.torn, self.end, self._poll
-        )
+        self.outgoing: Final = Outgoing(runtime, host.exchange, connection, ledger, self.end, self._poll)
         self.incoming: Final = Incoming(
             runtime,
             config.number,
@@ -235,17 +236,24 @@ class Link:
             self.end,
             self._poll,
         )
-        # Before anything that the peer sends: a router has no use for packets of a link that it does not know.
-        self.introduce()
-        self.incoming.begin(recovery.boundary, recovery.uncut)
-        self._loop.watch(connection.fileno(), self._on_socket, priority=3)
-        self._watching = True
-        self._poll()
+
+    def begin(self) -> None:
+        """Goes on where a predecessor ended; its last bytes may be the end of the connection."""
+        recovery, self._recovery = self._recovery, _NOTHING
+        self.outgoing.begin(self._sent, recovery.torn)
+        if not self._closed:
+            # Before anything that the peer sends: a router has no use for packets of a link that it does not know.
+            self.introduce()
+            self.incoming.begin(recovery.boundary, recovery.uncut)
+        if not self._closed:
+            self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)
+            self._watching = True
+            self._poll()
 
     def _recover(self, ledger: Ledger) -> tuple[int, Recovery]:
         """How much of the outgoing stream is written, and what a predecessor left unfinished."""
         if not self._config.resumed:
-            return 0, Recovery(b"", 0, 0, memoryview(b""))
+            return 0, _NOTHING
         now = positions(self._socket).since(self._config.base)
         arenas = {
             old.number: memoryview(mmap.mmap(old.descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ))

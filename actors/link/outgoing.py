@@ -10,7 +10,7 @@ from actors.runtime.actor import Runtime
 from actors.runtime.exchange import Exchange, Lease, Packed
 from protocol.frames import Direction, PacketsSeen
 from protocol.ledger import Ledger
-from protocol.mycelium.framing import DATA_HEADER
+from protocol.mycelium.framing import DATA_HEADER, SOURCE_OFFSET
 from protocol.queues import SendQueue
 
 WRITE_BYTES: Final = 512 << 10
@@ -25,21 +25,16 @@ class Outgoing:
         exchange: Exchange,
         connection: socket.socket,
         ledger: Ledger,
-        position: int,
-        torn: bytes,
         ended: Callable[[str], None],
         blocked: Callable[[], None],
     ) -> None:
-        """`position` is how much of the stream is written, `torn` the rest of the packet in whose middle that is.
-
-        `ended(reason)` runs when the connection is over, `blocked` when it is time to look at `self.blocked` again.
-        """
+        """`ended(reason)` runs when the connection is over, `blocked` when `self.blocked` has changed."""
         self._runtime = runtime
         self._loop = runtime.loop
         self._exchange = exchange
         self._socket = connection
         self._ledger = ledger
-        self._position = position
+        self._position = 0
         self._ended = ended
         self._queue = SendQueue()
         self._on_blocked = blocked
@@ -49,13 +44,17 @@ class Outgoing:
         """Whether the socket takes no more, and has to be polled for writing."""
         self.closed = False
         self.octets = 0
+
+    def begin(self, position: int, torn: bytes) -> None:
+        """Begins at `position` of the stream, with `torn`, the rest of the packet in whose middle that is."""
+        self._position = position
         if torn:
             self._queue.resume(torn)
             # At once: the ledger has to name our copy before the arena it came from is given up.
             self.flush()
         else:
             # Likewise: what a predecessor was about to write lies in memory that others will use again.
-            ledger.end_batch(position)
+            self._ledger.end_batch(position)
 
     @property
     def pending_bytes(self) -> int:
@@ -64,7 +63,10 @@ class Outgoing:
 
     def on_run(self, run: Packed) -> None:
         """Packets of the host or of another link."""
-        self._queue.data(run.memory, run.ends, self._loop.now(), lease=run.lease, place=run.place)  # 6
+        memory, ends = run.memory, run.ends
+        # The queue looks at the addresses of each packet of a run by itself; of one packet we know them as cheaply.
+        pair = bytes(memory[SOURCE_OFFSET:DATA_HEADER]) if len(ends) == 1 else None
+        self._queue.data(memory, ends, self._loop.now(), run.lease, pair, run.place)  # 6
         if self._runtime.watched(PacketsSeen):
             starts = (0, *run.ends[:-1])
             headers = b"".join(bytes(run.memory[start : start + DATA_HEADER]) for start in starts)
@@ -74,6 +76,11 @@ class Outgoing:
     def on_writable(self) -> None:
         """The socket takes more."""
         self.flush()
+
+    def expire(self) -> None:
+        """Gives back what waited too long for a socket that takes nothing: others have a use for its memory."""
+        self._queue.expire(self._loop.now())
+        self._give_back()
 
     def count_drops(self) -> None:
         """Adds what was dropped since the last call to the process's counters."""

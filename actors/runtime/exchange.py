@@ -26,13 +26,13 @@ from protocol.frames import (
     SCHEMA,
     TO_TUN,
     LaneHello,
-    Packets,
     Recovered,
     ReportUndelivered,
     Returned,
     actor_of,
-    lengths_of,
     pack_lengths,
+    pack_packets,
+    unpack_packets,
 )
 from protocol.inflight import InFlightLimit
 from protocol.ledger import OWN_MEMORY, place
@@ -191,7 +191,7 @@ class Exchange:
             self._in_flight[link] += ends[-1]
         if leased == len(run.slices):
             pieces = pack_pieces([(base + start, tuple(ends)) for start, ends in run.slices])
-            if lane.send(pack(Packets(link, b"", b"", pieces))):
+            if lane.send(pack_packets(link, b"", b"", pieces)):
                 return True
             self._counters["dropped.lane_full"] += run.packets
         else:
@@ -207,7 +207,7 @@ class Exchange:
             # From one link of this process to another: neither has to know about the other's slots.
             self._on_run(link, Packed(memoryview(bytes(payload)), tuple(accumulate(lengths)), OWN_MEMORY, None))
             return True
-        frame = pack(Packets(link, pack_lengths(lengths), payload, b""))
+        frame = pack_packets(link, pack_lengths(lengths), payload, b"")
         lane = self._lane_to(reader)
         if lane is not None:
             if lane.send(frame):
@@ -311,8 +311,8 @@ class Exchange:
         self.arena.reader_left(name)
         for key in [key for key in self._sizes if actor_of(key[0]) == name]:
             del self._sizes[key]
-        for link in [link for link in self._limits if actor_of(link) == name]:
-            del self._limits[link]
+        for link in [link for link in {**self._limits, **self._in_flight} if actor_of(link) == name]:
+            self._limits.pop(link, None)
             self._in_flight.pop(link, None)
         # One timer for each reader: that of an earlier death would end the time of the last.
         if name in self._pins:
@@ -359,17 +359,19 @@ class Exchange:
         if writer is None:
             return
         try:
-            self._handle(lane, writer, unpack(data))
+            packets = unpack_packets(data)
+            if packets is None:
+                self._handle(lane, writer, unpack(data))
+            else:
+                writer.used = True
+                self._take_packets(writer, *packets)
         except (FrameError, ArenaError, MemoryRefused) as error:
             self._counters["lanes.confused"] += 1
             self._runtime.log.warning("closed a lane: it sent nonsense", lane=lane.name, reason=error)
             lane.end()
 
     def _handle(self, lane: Lane, writer: Writer, message: Any) -> None:
-        if type(message) is Packets:
-            writer.used = True
-            self._take_packets(writer, message)
-        elif type(message) is Returned:
+        if type(message) is Returned:
             words = struct.unpack(f"<{len(message.pieces) // 8}Q", message.pieces)
             for slot, link in zip(words[::2], words[1::2], strict=True):
                 self._came_back(lane.name, link, slot)
@@ -383,21 +385,17 @@ class Exchange:
         else:
             raise FrameError(f"a {type(message).__name__} has no business on a lane")
 
-    def _take_packets(self, writer: Writer, message: Packets) -> None:
-        if message.lengths:
-            ends, end = [], 0
-            for length in lengths_of(message.lengths):
-                end += length
-                ends.append(end)
-            self._on_run(message.link, Packed(memoryview(message.payload), tuple(ends), OWN_MEMORY, None))
-        if message.pieces:
+    def _take_packets(self, writer: Writer, link: int, ends: tuple[int, ...], payload: bytes, pieces: bytes) -> None:
+        if ends:
+            self._on_run(link, Packed(memoryview(payload), ends, OWN_MEMORY, None))
+        if pieces:
             memory = writer.memory
             if memory is None:
                 raise FrameError("pieces of an arena that nobody showed us")
-            for offset, ends_in_piece in unpack_pieces(message.pieces, len(memory)):
-                lease = Lease(writer, offset // SLOT_BYTES, message.link)
+            for offset, ends_in_piece in unpack_pieces(pieces, len(memory)):
+                lease = Lease(writer, offset // SLOT_BYTES, link)
                 view = memory[offset : offset + ends_in_piece[-1]]
-                self._on_run(message.link, Packed(view, ends_in_piece, place(writer.number, offset), lease))
+                self._on_run(link, Packed(view, ends_in_piece, place(writer.number, offset), lease))
 
     def _meet(self, lane: Lane, writer: Writer, hello: LaneHello) -> None:
         if hello.schema != SCHEMA:

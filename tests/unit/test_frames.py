@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import hashlib
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocol import frames
@@ -81,6 +83,8 @@ from protocol.frames import (
     in_parts,
     lengths_of,
     pack_lengths,
+    pack_packets,
+    unpack_packets,
 )
 
 LAYOUT: dict[int, str] = {1: "bda21b944adbcc43"}
@@ -360,3 +364,48 @@ def test_rows_in_parts_are_all_rows_in_order_and_the_last_says_so(count: int) ->
     assert [row for part, _ in parts for row in part] == list(range(count))
     assert [more for _, more in parts] == [True] * (len(parts) - 1) + [False]
     assert all(len(part) <= MAX_PART for part, _ in parts)
+
+
+# --- the packet path's own way ----------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.integers(1, 300), max_size=40),
+    st.binary(max_size=64),
+)
+def test_quick_way_to_pack_packets_makes_the_bytes_of_the_slow_one(link: int, sizes: list[int], pieces: bytes) -> None:
+    assume(sizes or pieces)
+    lengths, payload = pack_lengths(sizes), bytes(sum(sizes))
+    data = pack_packets(link, lengths, payload, pieces)
+    assert data == pack(Packets(link, lengths, payload, pieces))
+    assert unpack_packets(data) == (link, tuple(accumulate(sizes)), payload, pieces)
+
+
+def test_quick_way_leaves_other_frames_to_the_slow_one() -> None:
+    assert unpack_packets(pack(Recovered())) is None
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [0x40, 1, b"", b"", b""],
+        [0x40, 1, b"", b"a", b""],
+        [0x40, 1, b"\x01\x00\x00", b"a", b""],
+        [0x40, 1, bytes.fromhex("01000000"), b"ab", b""],
+        [0x40, 1, bytes.fromhex("0000000001000000"), b"a", b""],
+        [0x40, 1, bytes.fromhex("0100000000000000"), b"a", b""],
+        [0x40, "1", bytes.fromhex("01000000"), b"a", b""],
+        [0x40, 1, bytes.fromhex("01000000"), "a", b""],
+        [0x40, 1, pack_lengths([MAX_RUN_BYTES + 1]), bytes(MAX_RUN_BYTES + 1), b""],
+    ],
+)
+def test_quick_way_is_as_strict_as_the_slow_one(parts: list[Any]) -> None:
+    with pytest.raises(FrameError):
+        unpack_packets(msgpack.packb(parts))
+
+
+@given(st.binary(max_size=40))
+def test_quick_way_takes_any_bytes_for_packets_or_refuses_them(garbage: bytes) -> None:
+    with contextlib.suppress(FrameError):
+        unpack_packets(b"\x95\x40" + garbage)
