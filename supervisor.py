@@ -397,9 +397,9 @@ class Supervisor:
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
     def _look_after_all(self) -> None:
-        if self._around is not None:
-            self._around.arenas.let_go()
         now = time.monotonic()
+        if self._around is not None:
+            self._around.arenas.let_go(now)
         for child in self._children.values():
             silent = now - child.last_sign
             if child.policy.life is Life.READY and silent > SILENT_SECONDS:
