@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from cryptography.exceptions import InvalidTag
+
 from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.budget import Budget
 from actors.runtime.exchange import Packed
@@ -20,20 +22,25 @@ from protocol.mycelium.sealing import (
     INNER_ICMP,
     INNER_L3,
     INNER_MESSAGE,
+    INNER_VERSION,
     MARK_SUPER_PACKET,
+    NONCE,
+    TAG,
     Cipher,
-    open_into,
     parse_inner,
 )
 from protocol.offload.coalesce import Coalescer
 from protocol.offload.trailer import split_trailer
 from protocol.offload.vnet import OffloadError
+from protocol.prefix import ADDRESS_BYTES
 from protocol.queues import WaitingPackets
 
 MAX_SOURCES: Final = 4096
 RESOLVES_PER_SECOND: Final = 256
 WAIT_SECONDS: Final = 20.0
 IPV6_HEADER: Final = 40
+IPV6_HOP_LIMIT: Final = 7
+IPV6_ADDRESSES: Final = 8
 OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
 MEMORY_BYTES: Final = 1 << 20
 
@@ -63,7 +70,7 @@ class Inbound:
         self.resolves = Budget(RESOLVES_PER_SECOND)
         """New senders that peers may have us ask for."""
         self._coalescer = Coalescer(udp=udp_offload)
-        self._memory = untouched(MEMORY_BYTES)
+        self._opened = untouched(MEMORY_BYTES)
         runtime.gauges.queue("unopened_packets", lambda: len(self._waiting))
 
     # --- the path ---------------------------------------------------------------------------------------------------
@@ -75,61 +82,79 @@ class Inbound:
             starts = (0, *run.ends[:-1])
             headers = b"".join(bytes(run.memory[start : start + DATA_HEADER]) for start in starts)
             self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.IN, headers))
+        now = self._runtime.loop.now()
         for end in run.ends:
             if free + end - start > MEMORY_BYTES:
                 self._write_out()
                 free = 0
-            free += self._packet(run.memory[start:end], free)
+            free += self._packet(run.memory, start, end, free, now)
             start = end
         self._write_out()
 
-    def _packet(self, packet: memoryview, free: int) -> int:
-        """Handles one data packet, opening it at `free` in memory; returns the bytes that must stay there."""
-        if len(packet) < DATA_HEADER:
-            self._counters["frames.malformed"] += 1
-            return 0
-        source = bytes(packet[SOURCE_OFFSET:DESTINATION_OFFSET])
-        remote = self._sources.get(source)  # 7
-        if remote is None:
-            remote = self._find(source)
-            if remote is None:
-                self._wait(source, packet)
-                return 0
-        plain = self._memory[free:]
-        try:
-            length = open_into(remote.cipher, packet[DATA_HEADER:], plain)  # 8
-            inner = parse_inner(plain)
-        except WireError:
+    def _packet(self, memory: memoryview, start: int, end: int, free: int, now: float) -> int:
+        """Handles the data packet at these offsets, opening it at `free`; returns the bytes that must stay there.
+
+        Two hundred thousand of these a second come from a node that cuts its packets small: hence no calls that can be
+        avoided, and `parse_inner` spelled out.
+        """
+        sealed, nonce = start + DATA_HEADER, end - NONCE
+        length = nonce - TAG - sealed
+        if length < INNER_HEADER:
             self._counters["dropped.unopenable"] += 1
             return 0
-        body = plain[INNER_HEADER:length]
-        if inner.kind == INNER_L3:
-            return self._to_host(remote, packet, body, inner.capabilities, inner.mark)
-        if inner.kind == INNER_ICMP:
-            self._report(packet, source, body)
-        elif inner.kind == INNER_MESSAGE:
-            self._counters["dropped.message"] += 1
-        return 0
-
-    def _to_host(self, remote: Remote, packet: memoryview, body: memoryview, capabilities: int, mark: int) -> int:
+        pair = bytes(memory[start + SOURCE_OFFSET : sealed])
+        remote = self._sources.get(pair)  # 7
+        if remote is None:
+            remote = self._find(pair[:ADDRESS_BYTES])
+            if remote is None:
+                self._wait(pair[:ADDRESS_BYTES], memory[start:end])
+                return 0
+            self._remember(pair, remote)
+        opened = self._opened
+        body_start, body_end = free + INNER_HEADER, free + length
+        try:
+            remote.cipher.decrypt_into(memory[nonce:end], memory[sealed:nonce], None, opened[free:body_end])  # 8
+        except InvalidTag:
+            self._counters["dropped.unopenable"] += 1
+            return 0
+        if opened[free] != INNER_VERSION or opened[free + 1] != INNER_L3:
+            self._other(memory[start:end], opened[free:body_end])
+            return 0
         # The 32 bytes of source and destination lie together in both headers.
-        if len(body) < IPV6_HEADER or body[0] >> 4 != 6 or body[8:40] != packet[SOURCE_OFFSET:DATA_HEADER]:
+        addresses = opened[body_start + IPV6_ADDRESSES : body_start + IPV6_HEADER]
+        if length < INNER_HEADER + IPV6_HEADER or opened[body_start] >> 4 != 6 or addresses != pair:
             self._counters["dropped.inner_mismatch"] += 1
             return 0
-        remote.heard(capabilities, self._runtime.loop.now())
-        body[7] = packet[HOP_LIMIT_OFFSET]
-        if not mark & MARK_SUPER_PACKET:
-            self._coalescer.add(body)
-            return INNER_HEADER + len(body)
+        remote.heard(opened[free + 2], now)
+        opened[body_start + IPV6_HOP_LIMIT] = memory[start + HOP_LIMIT_OFFSET]
+        body = opened[body_start:body_end]
+        if opened[free + 3] & MARK_SUPER_PACKET:
+            self._super_packet(body)
+            return 0
+        self._coalescer.add(body)
+        return length
+
+    def _super_packet(self, body: memoryview) -> None:
         try:
-            super_packet, header = split_trailer(body)
+            packet, header = split_trailer(body)
         except OffloadError:
             self._counters["dropped.bad_offload"] += 1
-            return 0
+            return
         # What came before it must not be overtaken.
         self._write_out()
-        self._device.write_pieces((header.pack(), super_packet))  # 9
-        return 0
+        self._device.write_pieces((header.pack(), packet))  # 9
+
+    def _other(self, packet: memoryview, plain: memoryview) -> None:
+        """What is no packet of the other host."""
+        try:
+            kind = parse_inner(plain).kind
+        except WireError:
+            self._counters["dropped.unopenable"] += 1
+            return
+        if kind == INNER_ICMP:
+            self._report(packet, bytes(packet[SOURCE_OFFSET:DESTINATION_OFFSET]), plain[INNER_HEADER:])
+        elif kind == INNER_MESSAGE:
+            self._counters["dropped.message"] += 1
 
     def _write_out(self) -> None:
         for pieces in self._coalescer.take():
@@ -159,13 +184,12 @@ class Inbound:
         route = self._table.lookup(source)
         if route is None or not route.public_key:
             return None
-        remote = self._remotes.get(route.public_key)
-        if remote is None:
-            return None
+        return self._remotes.get(route.public_key)
+
+    def _remember(self, pair: bytes, remote: Remote) -> None:
         if len(self._sources) >= MAX_SOURCES:
             self._sources.clear()
-        self._sources[source] = remote
-        return remote
+        self._sources[pair] = remote
 
     def _wait(self, source: bytes, packet: memoryview) -> None:
         if source[0] not in OVERLAY_FIRST_BYTES or source.startswith(self._own):
@@ -187,7 +211,7 @@ class Inbound:
     def release(self, prefix: bytes) -> None:
         """The key of this /64 (8 bytes) is known: what waited for it is opened."""
         for packet in self._waiting.take(prefix):
-            self._packet(memoryview(packet), 0)
+            self._packet(memoryview(packet), 0, len(packet), 0, self._runtime.loop.now())
             self._write_out()
 
     def give_up(self, prefix: bytes) -> None:
