@@ -58,6 +58,7 @@ from protocol.frames import (
     SpawnLink,
     Stop,
     actor_of,
+    link_text,
     process_of,
 )
 from protocol.restarts import Life, RestartPolicy
@@ -356,7 +357,7 @@ class Supervisor:
         connection = links.pop(number)
         connection.close()
         if not self._stopping:
-            self._log.info(f"link {number} {reason}", peer=connection.message.endpoint)
+            self._log.info(f"link {link_text(number)} {reason}", peer=connection.message.endpoint)
             for name in ("router", "peers"):
                 self._tell(name, LinkGone(number, reason))
             self._report_status()

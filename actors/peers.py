@@ -40,6 +40,7 @@ from protocol.frames import (
     Traffic,
     TrafficList,
     in_parts,
+    link_text,
 )
 from protocol.linknumbers import LinkNumbers
 from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress
@@ -194,7 +195,7 @@ class Peers:
         link = self._new_link()
         if self._table.connected(endpoint, link, self._loop.now()):
             self._counters["dials.connected"] += 1
-            self._log.info("connected", peer=endpoint, link=link)
+            self._log.info("connected", peer=endpoint, link=link_text(link))
             self._spawn(link, endpoint, True, connection)
         connection.close()
 
@@ -274,7 +275,7 @@ class Peers:
         link = self._new_link()
         self._table.accepted(endpoint, link, self._loop.now())
         self._counters["accepts.connected"] += 1
-        self._log.info("accepted", peer=endpoint, link=link)
+        self._log.info("accepted", peer=endpoint, link=link_text(link))
         self._spawn(link, endpoint, False, connection)
         connection.close()
 
@@ -297,7 +298,7 @@ class Peers:
         self._numbers.gone(message.link)
         peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
         if peer is not None:
-            self._log.info("disconnected", peer=peer.endpoint, link=message.link, reason=message.reason)
+            self._log.info("disconnected", peer=peer.endpoint, link=link_text(message.link), reason=message.reason)
             self._dial_due()
 
     # --- questions and orders ---------------------------------------------------------------------------------------

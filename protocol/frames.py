@@ -61,6 +61,12 @@ def process_of(link: int) -> int:
     return link & (1 << _PROCESS_BITS) - 1
 
 
+def link_text(link: int) -> str:
+    """A link as logs name it: its process, and which one of several there it is."""
+    index = index_of(link)
+    return f"{process_of(link)}.{index}" if index else str(process_of(link))
+
+
 def actor_of(link: int) -> str:
     """The name of the actor that a link lives in, or tun's."""
     return f"link-{process_of(link)}" if link else "tun"

@@ -108,7 +108,7 @@ class Host:
         self.exchange: Final = Exchange(runtime, config.arena, on_run=self._on_run, on_room=self._on_room)
         self._links: dict[int, Link] = {}
         self.table: Final = TableFollower(runtime, self.router, self._on_routes, self._introduce).table
-        runtime.on(SendControl, self._on_send_control)
+        runtime.on(SendControl, self._on_send_control, inbox=False)
         runtime.on_channel(AdoptLink, self._on_adopt)
         runtime.on_channel(EndLink, self._on_end)
         runtime.gauges.queue("links", lambda: len(self._links))

@@ -60,6 +60,7 @@ class Runtime:
         self.context = zmq.Context(io_threads=1)
         self._channel = channel
         self._handlers: dict[type[Any], Callable[[bytes, Any], None]] = {}
+        self._not_from_inbox: set[type[Any]] = set()
         self._channel_handlers: dict[type[Any], Callable[[Any, list[int]], None]] = {}
         self._stopping: list[Callable[[], None]] = []
         self._askers: dict[int, tuple[bytes, int]] = {}
@@ -112,9 +113,15 @@ class Runtime:
 
     # --- frames from and to other actors ----------------------------------------------------------------------------
 
-    def on(self, kind: type[_T], handler: Callable[[bytes, _T], None]) -> None:
-        """Calls `handler(sender, frame)` for each frame of this type that arrives in the inbox."""
+    def on(self, kind: type[_T], handler: Callable[[bytes, _T], None], *, inbox: bool = True) -> None:
+        """Calls `handler(sender, frame)` for each frame of this type that arrives.
+
+        Into the inbox anybody in the runtime folder may put frames under any name. Without `inbox` those are not
+        taken, only answers on ways that we dialled and events that we subscribed to.
+        """
         self._handlers[kind] = handler
+        if not inbox:
+            self._not_from_inbox.add(kind)
 
     def send(self, receiver: bytes, message: object) -> bool:
         """Sends to an actor that is connected to our inbox; False where it is not there or does not read."""
@@ -223,7 +230,7 @@ class Runtime:
             except zmq.Again:
                 return
             # A DEALER sends one part, a REQ puts an empty one in front.
-            self._handle(parts[0], parts[-1])
+            self._handle(parts[0], parts[-1], from_inbox=True)
 
     def _drain(self, socket: zmq.Socket[bytes], sender: bytes) -> None:
         for _ in range(FRAMES_PER_TURN):
@@ -233,7 +240,7 @@ class Runtime:
                 return
             self._handle(sender, data)
 
-    def _handle(self, sender: bytes, data: bytes) -> None:
+    def _handle(self, sender: bytes, data: bytes, *, from_inbox: bool = False) -> None:
         try:
             message = unpack(data)
         except FrameError as error:
@@ -241,7 +248,7 @@ class Runtime:
             self.log.warning("dropped what is no frame", sender=sender.decode(errors="replace"), reason=error)
             return
         handler = self._handlers.get(type(message))
-        if handler is None:
+        if handler is None or (from_inbox and type(message) in self._not_from_inbox):
             self.counters["frames.unexpected"] += 1
             return
         handler(sender, message)

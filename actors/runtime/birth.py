@@ -119,6 +119,8 @@ def _exit(code: int) -> NoReturn:
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
+    # What is sent to the whole group, by a terminal or by `timeout`, is meant for the supervisor: it stops us in order.
+    os.setpgid(0, 0)
     # A Ctrl-C reaches the whole foreground group; the order in which processes stop is the supervisor's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -42,9 +42,9 @@ class TableFollower:
         self._patience: Timer | None = None
         self._parts: list[RouteEntry] = []
         self._held_back: list[RouteDelta] = []
-        runtime.on(TableEpoch, self._on_epoch)
-        runtime.on(RouteDelta, self._on_delta)
-        runtime.on(TablePart, self._on_part)
+        runtime.on(TableEpoch, self._on_epoch, inbox=False)
+        runtime.on(RouteDelta, self._on_delta, inbox=False)
+        runtime.on(TablePart, self._on_part, inbox=False)
         runtime.subscribe("router", (TableEpoch, RouteDelta), priority=0)
 
     def _on_epoch(self, _sender: bytes, message: TableEpoch) -> None:

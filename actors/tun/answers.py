@@ -67,7 +67,7 @@ class Answers:
             if route is None and source[0] in OVERLAY_FIRST_BYTES and not source.startswith(self._address[:8]):
                 self._router.send(Resolve(source[:8] + bytes(8), 64))
             return
-        remote = self._remotes.get(route.public_key)
+        remote = self._remotes.owner(route.public_key, source)
         if remote is None:
             self._counters["dropped.bad_key"] += 1
             return

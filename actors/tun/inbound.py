@@ -184,7 +184,7 @@ class Inbound:
         route = self._table.lookup(source)
         if route is None or not route.public_key:
             return None
-        return self._remotes.get(route.public_key)
+        return self._remotes.owner(route.public_key, source)
 
     def _remember(self, pair: bytes, remote: Remote) -> None:
         if len(self._sources) >= MAX_SOURCES:

@@ -138,12 +138,18 @@ class Outbound:
                     return
             self._seal_queued(host, now)
         sealer.finish()
+        self._count_drops(queue)
         if len(queue) and not self._exchange.busy(lane):
             # Small packets are not leased, so nothing will come back to wake us.
             self._loop.call_after(0, self.on_room)
-        self._counters["dropped.queue_age"] = sum(queue.dropped_age for queue in self._queues.values())
-        self._counters["dropped.queue_codel"] = sum(queue.dropped_codel for queue in self._queues.values())
-        self._counters["dropped.queue_full"] = sum(queue.dropped_full for queue in self._queues.values())
+
+    def _count_drops(self, queue: FlowQueue[_Host]) -> None:
+        """Moves what a queue has dropped to the process's counters, which outlive it."""
+        counters = self._counters
+        counters["dropped.queue_age"] += queue.dropped_age
+        counters["dropped.queue_codel"] += queue.dropped_codel
+        counters["dropped.queue_full"] += queue.dropped_full
+        queue.dropped_age = queue.dropped_codel = queue.dropped_full = 0
 
     def _seal_queued(self, host: _Host, now: float) -> None:
         # Routes may have changed since: it goes where it would go now.
@@ -186,7 +192,7 @@ class Outbound:
         if route is None or route.state != RouteState.SELECTED:
             self._wait(pair[16:], packet)
             return None
-        remote = self._remotes.get(route.public_key)
+        remote = self._remotes.owner(route.public_key, pair[16:])
         if remote is None:
             self._counters["dropped.bad_key"] += 1
             self._answers.tell_host(IcmpError.NO_ROUTE, packet)
@@ -247,6 +253,7 @@ class Outbound:
                 self._answers.tell_host(IcmpError.NO_ROUTE, memoryview(kept)[HEADER_LENGTH:])
         for lane, queue in list(self._queues.items()):
             queue.expire(now)
+            self._count_drops(queue)
             if not len(queue):
                 del self._queues[lane]
 

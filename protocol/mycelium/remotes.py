@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from protocol.mycelium.identity import KEY_BYTES, IdentityError, shared_secret
+from protocol.mycelium.identity import KEY_BYTES, IdentityError, address_of, shared_secret
 from protocol.mycelium.sealing import CAP_SUPER_PACKETS, Cipher
 
 MAX_REMOTES: Final = 4096
+SUBNET_BYTES: Final = 8
 FORGET_SECONDS: Final = 60.0
 """Capabilities of a node that sends nothing for so long are no longer believed: another program may run there now."""
 
@@ -16,10 +17,12 @@ FORGET_SECONDS: Final = 60.0
 class Remote:
     """One other node. Only what it sealed itself says what it accepts."""
 
-    __slots__ = ("capabilities", "cipher", "seen")
+    __slots__ = ("capabilities", "cipher", "seen", "subnet")
 
-    def __init__(self, cipher: Cipher) -> None:
+    def __init__(self, cipher: Cipher, subnet: bytes) -> None:
         self.cipher = cipher
+        self.subnet = subnet
+        """First 8 bytes of every address that belongs to its key."""
         self.capabilities = 0
         self.seen = float("-inf")
 
@@ -50,6 +53,14 @@ class Remotes:
     def __repr__(self) -> str:
         return f"Remotes({len(self._remotes)} of at most {self._limit})"
 
+    def owner(self, public_key: bytes, address: bytes) -> Remote | None:
+        """As `get`, but None also where `address` does not belong to the key.
+
+        Whoever tells us which key an address has need not be believed: the address itself says.
+        """
+        remote = self.get(public_key)
+        return remote if remote is not None and address.startswith(remote.subnet) else None
+
     def get(self, public_key: bytes) -> Remote | None:
         """The node with this 32-byte key; None for a key of small order, with which nobody can share a secret.
 
@@ -68,7 +79,7 @@ class Remotes:
         if len(public_key) != KEY_BYTES:
             raise IdentityError(f"public key of {len(public_key)} bytes, must have {KEY_BYTES}")
         try:
-            return Remote(Cipher(shared_secret(self._secret, public_key)))
+            return Remote(Cipher(shared_secret(self._secret, public_key)), address_of(public_key)[:SUBNET_BYTES])
         except IdentityError:
             # Remembered like any other, so that each packet from or to it costs nothing.
             return None

@@ -6,7 +6,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from protocol.mycelium.identity import IdentityError, public_key
+from protocol.mycelium.identity import IdentityError, address_of, public_key
 from protocol.mycelium.remotes import FORGET_SECONDS, MAX_REMOTES, Remote, Remotes
 from protocol.mycelium.sealing import CAP_SESSIONS, CAP_SUPER_PACKETS
 
@@ -22,7 +22,7 @@ def _key(number: int) -> bytes:
 
 
 def _remote() -> Remote:
-    return Remote(AESGCM(SHARED))
+    return Remote(AESGCM(SHARED), bytes(8))
 
 
 def test_cipher_is_that_of_the_shared_secret() -> None:
@@ -105,3 +105,13 @@ def test_capabilities_are_forgotten_after_a_minute_of_silence() -> None:
     remote.heard(CAP_SUPER_PACKETS, 10.0)
     assert remote.takes_super_packets(10.0 + FORGET_SECONDS - 0.001)
     assert not remote.takes_super_packets(10.0 + FORGET_SECONDS)
+
+
+def test_address_tells_whose_it_is() -> None:
+    secret, other = bytes(range(32)), bytes(range(1, 33))
+    key = public_key(other)
+    remotes = Remotes(secret)
+    address = address_of(key)
+    assert remotes.owner(key, address) is remotes.get(key)
+    assert remotes.owner(key, address[:8] + bytes(8)) is remotes.get(key)
+    assert remotes.owner(key, bytes((address[0] ^ 1,)) + address[1:]) is None
