@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -14,6 +14,8 @@ from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
 
 LOG_LINES: Final = 40
+_open: Final[list[Lab]] = []
+"""Those that exist at the moment."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,8 +29,7 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"nothing may be skipped where CI is set; {reason}"
     if report.failed:
-        fixtures: dict[str, Any] = getattr(item, "funcargs", {})
-        for lab in {id(value): value for value in fixtures.values() if isinstance(value, Lab)}.values():
+        for lab in _open:
             report.sections += [(f"log of {log.parent.name}", _tail(log)) for log in sorted(lab.folder.glob("*/log"))]
     return report
 
@@ -50,7 +51,11 @@ def _laboratory() -> Iterator[Lab]:
     if missing is not None:
         pytest.skip(missing)
     with Lab() as lab:
-        yield lab
+        _open.append(lab)
+        try:
+            yield lab
+        finally:
+            _open.remove(lab)
 
 
 def _tail(log: Path) -> str:

@@ -161,8 +161,9 @@ def glimpse(lab: Lab) -> dict[str, str]:
     around: Any = SimpleNamespace(
         config=NodeConfig(key_file=key_file, make_key_folder=False), run=run, public_key=bytes(range(32))
     )
-    connection: Any = SimpleNamespace(message=SpawnLink(1, "tcp://192.0.2.1:9651", False), base=lambda: None)
-    link = births.link(around, connection)
+    connection = SimpleNamespace(message=SpawnLink(1, "tcp://192.0.2.1:9651", False))
+    connections: Any = {1: connection}
+    link = births.links(around, "links-1", connections)
     paths = [key_file, Path("/etc/passwd"), Path("/root"), Path("/tmp"), Path(births.__file__), run]
     reader, writer = os.pipe()
     probe = Birth(link.start, look_around, lambda: (writer, paths), lambda: (writer,), link.files)
