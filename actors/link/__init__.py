@@ -275,8 +275,7 @@ class Link:
 
     def on_room(self) -> None:
         """A slot of the arena may be free."""
-        if self.incoming.no_slot:
-            self.incoming.no_slot = False
+        if self.incoming.on_room():
             self._poll()
 
     def _poll(self) -> None:

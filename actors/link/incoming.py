@@ -111,6 +111,7 @@ class Incoming:
         self._on_paused = paused
         self.no_slot = False
         """Whether every slot of the arena is in use."""
+        self._tun_is_busy = False
         self.octets = 0
 
     @property
@@ -227,6 +228,10 @@ class Incoming:
         self._ledger.rx_boundary(self._position, self._exchange.place(self._slot, last))
         for lane, run in runs.items():
             self._pass_on(lane, run)  # 5
+        if TO_TUN in runs and not self._exchange.allowance(TO_TUN):
+            # What tun can't open yet waits better in the neighbour, where flows still take turns.
+            self._tun_is_busy = True
+            self._on_paused()
         if seen:
             self._runtime.publish(PacketsSeen(self._runtime.start.name, Direction.IN, b"".join(seen)))
 
@@ -283,8 +288,15 @@ class Incoming:
 
     @property
     def paused(self) -> bool:
-        """Whether the socket has to wait: no slot of the arena is free, or the router has not taken what came."""
-        return self.no_slot or bool(self._to_router)
+        """Whether the socket has to wait: no slot of the arena is free, tun has enough to do, or the router has."""
+        return self.no_slot or self._tun_is_busy or bool(self._to_router)
+
+    def on_room(self) -> bool:
+        """Something came back to our arena; whether that ends a pause."""
+        before = self.no_slot or self._tun_is_busy
+        self.no_slot = False
+        self._tun_is_busy = self._tun_is_busy and not self._exchange.allowance(TO_TUN)
+        return before and not self._tun_is_busy
 
     # --- packets that can't go on -----------------------------------------------------------------------------------
 
