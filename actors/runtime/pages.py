@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -11,6 +12,7 @@ from typing import Final
 _FIXED_SIZE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PUNCH_HOLE_KEEP_SIZE: Final = 0x03
 _READ_ONLY_MODE: Final = 0o400
+_NOBODY: Final = 65534
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,11 +30,14 @@ def shared(name: str, size: int) -> tuple[int, int]:
     """Memory of `size` zero bytes that processes share: a descriptor to write through, and one that only reads.
 
     Whoever holds the second can't make a writable one of it: the file's mode forbids that to processes without
-    capabilities, as all our actors are.
+    capabilities, as all our actors are. Its owner could still change the mode, so where this process may, it makes it
+    nobody's. (A seal against writing would hold in any case, but idle memory could not be given back any more.)
     """
     writable = fixed(name, size)
     readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
     os.fchmod(writable, _READ_ONLY_MODE)
+    with contextlib.suppress(OSError):
+        os.fchown(writable, _NOBODY, _NOBODY)
     return writable, readable
 
 

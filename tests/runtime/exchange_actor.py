@@ -145,6 +145,10 @@ class Obedient:
             with mmap.mmap(number, SLOT_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
                 memory[0] = 255
 
+        def change_mode() -> None:
+            os.fchmod(descriptor, 0o600)
+            open_again()
+
         def open_again() -> None:
             again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
             with contextlib.closing(os.fdopen(again, "r+b")):
@@ -154,6 +158,7 @@ class Obedient:
             "write": lambda: os.pwrite(descriptor, b"\xff", 0),
             "map": lambda: map_it(descriptor),
             "open again": open_again,
+            "change its mode": change_mode,
             "cut short": lambda: os.ftruncate(descriptor, 0),
             "punch": lambda: os.posix_fallocate(descriptor, 0, SLOT_BYTES),
             "lift flags": lambda: (
