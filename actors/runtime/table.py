@@ -12,6 +12,7 @@ from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.loop import Timer
 from protocol.forwarding import ForwardingTable
 from protocol.frames import AskTable, RouteDelta, RouteEntry, TableEpoch, TablePart
+from protocol.prefix import SUBNET_BITS
 
 MOST_HELD_BACK: Final = 256
 """Changes that arrive while a whole table is on its way; past that it is asked for again."""
@@ -61,8 +62,10 @@ class TableFollower:
             self._held_back.append(message)
             if len(self._held_back) > MOST_HELD_BACK:
                 self._ask()
-        elif self._apply(message):
-            self._changed(message.changes)
+            return
+        changes = self._usable(message.changes)
+        if self.table.apply(message.serial, map(_change, changes)):
+            self._changed(changes)
         else:
             self._runtime.counters["table.missed_deltas"] += 1
             self._ask()
@@ -79,17 +82,22 @@ class TableFollower:
             return
         if self._patience is not None:
             self._patience.cancel()
-        entries, self._parts = self._parts, []
+        entries, self._parts = self._usable(self._parts), []
         self._asking = False
-        self.table.load(message.serial, [_change(entry) for entry in entries])
+        self.table.load(message.serial, map(_change, entries))
         self._changed(entries)
         held_back, self._held_back = self._held_back, []
         for delta in held_back:
             if delta.serial > message.serial:
                 self._on_delta(b"", delta)
 
-    def _apply(self, message: RouteDelta) -> bool:
-        return self.table.apply(message.serial, [_change(entry) for entry in message.changes])
+    def _usable(self, entries: Sequence[RouteEntry]) -> Sequence[RouteEntry]:
+        """Those that a table can hold: a frame may name any prefix, and one that does not fit costs itself only."""
+        if all(entry.length >= SUBNET_BITS for entry in entries):
+            return entries
+        usable = [entry for entry in entries if entry.length >= SUBNET_BITS]
+        self._runtime.counters["table.unusable_entries"] += len(entries) - len(usable)
+        return usable
 
     def _ask(self) -> None:
         self._asking = True

@@ -18,6 +18,7 @@ from protocol.codec import pack, unpack
 from protocol.frames import (
     AskPublicKey,
     AskTable,
+    Heartbeat,
     PublicKeyAnswer,
     RouteDelta,
     RouteEntry,
@@ -242,6 +243,18 @@ def test_change_of_another_router_process_is_not_applied(run: Path, follower: Fo
         router.publish(8, entry(2))
         follower.wait_for(2, UP)
         assert follower.state(1) == UP
+
+
+def test_entry_that_no_table_can_hold_is_counted_and_costs_nothing_else(run: Path, follower: Follower) -> None:
+    wide = RouteEntry(b"\x04" + bytes(15), 63, RouteState.SELECTED, 1, bytes(32), False)
+    with routing(run, serial=7, entries=[wide, entry(1)]) as router:
+        router.wait_for_subscriber()
+        assert follower.hears("changed") == [1]
+        router.publish(8, entry(2), wide, entry(3))
+        assert follower.hears("changed") == [2, 3]
+        assert [follower.state(number) for number in (1, 2, 3)] == [UP] * 3
+        beat = follower.child.hear(Heartbeat, lambda beat: beat.figures.counters.get("table.unusable_entries") == 2)
+        assert "table.missed_deltas" not in beat.figures.counters
 
 
 def test_changes_while_the_table_is_on_its_way_are_applied_behind_it(run: Path, follower: Follower) -> None:
