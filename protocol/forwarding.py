@@ -6,7 +6,7 @@ that is flagged as having longer prefixes (/65 to /128) is there a second look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
 from protocol.frames import RouteState
@@ -73,6 +73,15 @@ class ForwardingTable:
             if isinstance(found, _Flagged):
                 count += len(found.longer) - (found.subnet is None)
         return count
+
+    def prefixes(self) -> Iterator[tuple[bytes, int]]:
+        """(network: 16 bytes, length) of every prefix in the table, in no order."""
+        for key, found in self._subnets.items():
+            if not isinstance(found, _Flagged) or found.subnet is not None:
+                yield key + bytes(ADDRESS_BITS // 8 - _SUBNET_BYTES), SUBNET_BITS
+            if isinstance(found, _Flagged):
+                for host_bits, network, _ in found.longer:
+                    yield (network << host_bits).to_bytes(ADDRESS_BITS // 8, "big"), ADDRESS_BITS - host_bits
 
     def lookup(self, destination: bytes) -> Route | None:
         """The route for a 16-byte address, `None` where nothing is known.

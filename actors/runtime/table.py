@@ -5,13 +5,14 @@ No packet ever waits for the router: the copy is looked up in this process, and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.loop import Timer
 from protocol.forwarding import ForwardingTable
-from protocol.frames import AskTable, RouteDelta, RouteEntry, TableEpoch, TablePart
+from protocol.frames import AskTable, RouteDelta, RouteEntry, RouteState, TableEpoch, TablePart
 from protocol.prefix import SUBNET_BITS
 
 MOST_HELD_BACK: Final = 256
@@ -31,8 +32,8 @@ class TableFollower:
         changed: Callable[[Sequence[RouteEntry]], None],
         introduce: Callable[[], None] | None = None,
     ) -> None:
-        """`changed` hears of every entry that changed or came with a whole table; `introduce` runs when a router
-        process that has never heard of us begins to publish."""
+        """`changed` hears of every entry that changed, came with a whole table, or vanished with the one before it (as
+        FORGOTTEN); `introduce` runs when a router process that has never heard of us begins to publish."""
         self.table = ForwardingTable()
         self._runtime = runtime
         self._router = router
@@ -84,8 +85,10 @@ class TableFollower:
             self._patience.cancel()
         entries, self._parts = self._usable(self._parts), []
         self._asking = False
+        # Those that vanished come last: within a /64 that is still there, nothing that waits is given up for them.
+        vanished = set(self.table.prefixes()).difference((entry.network, entry.length) for entry in entries)
         self.table.load(message.serial, map(_change, entries))
-        self._changed(entries)
+        self._changed([*entries, *itertools.starmap(_forgotten, sorted(vanished))])
         held_back, self._held_back = self._held_back, []
         for delta in held_back:
             if delta.serial > message.serial:
@@ -111,6 +114,10 @@ class TableFollower:
         if self._patience is not None:
             self._patience.cancel()
         self._patience = self._runtime.loop.call_after(ASK_AGAIN_SECONDS, self._ask)
+
+
+def _forgotten(network: bytes, length: int) -> RouteEntry:
+    return RouteEntry(network, length, RouteState.FORGOTTEN, 0, b"", clean=False)
 
 
 def _change(entry: RouteEntry) -> tuple[bytes, int, int, int, bytes, bool]:

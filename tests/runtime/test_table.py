@@ -104,10 +104,12 @@ def follow(runtime: Runtime, _: object) -> None:
     """An actor that follows the table, tells of every change, and answers whose address it thinks one is."""
 
     def changed(changes: Sequence[RouteEntry]) -> None:
-        tell(runtime, ["changed", [int.from_bytes(change.network[1:8], "big") for change in changes][:100]])
+        numbers = [(int.from_bytes(change.network[1:8], "big"), change) for change in changes]
+        gone = [(number, change.length) for number, change in numbers if change.state is RouteState.FORGOTTEN]
+        tell(runtime, ["changed", [number for number, _ in numbers][:100], gone[:100]])
 
     router = runtime.connect("router", answers=True)
-    follower = TableFollower(runtime, router, changed, lambda: tell(runtime, ["introduced", []]))
+    follower = TableFollower(runtime, router, changed, lambda: tell(runtime, ["introduced", [], []]))
 
     def answer(sender: bytes, question: AskPublicKey) -> None:
         route = follower.table.lookup(question.address)
@@ -124,11 +126,13 @@ class Follower:
     def __init__(self, child: Child, neighbour: Neighbour) -> None:
         self.child = child
         self._neighbour = neighbour
+        self.forgotten: list[list[int]] = []
+        """Number and length of the prefixes that it told last were forgotten."""
 
     def hears(self, what: str) -> list[int]:
         """The next thing of this kind that it tells."""
         while True:
-            word, numbers = self.child.told()
+            word, numbers, self.forgotten = self.child.told()
             if word == what:
                 return list(numbers)
 
@@ -225,6 +229,18 @@ def test_missed_change_makes_it_ask_again(run: Path, follower: Follower) -> None
         assert follower.state(2) == UP
         router.publish(10, entry(4))
         assert follower.hears("changed") == [4]
+
+
+def test_prefix_that_is_not_in_the_next_whole_table_is_told_as_forgotten(run: Path, follower: Follower) -> None:
+    host = RouteEntry(entry(3).network[:8] + bytes(7) + b"\x01", 128, RouteState.SELECTED, 1, bytes(32), False)
+    resolving = entry(2, state=RouteState.RESOLVING)
+    with routing(run, serial=7, entries=[entry(1), resolving, entry(3), host]) as router:
+        _in_step(follower, router)
+        assert follower.forgotten == []
+        router.serial, router.entries = 9, [entry(1), entry(3), entry(4)]
+        router.publish(9, entry(4))
+        assert follower.hears("changed") == [1, 3, 4, 2, 3]
+        assert follower.forgotten == [[2, 64], [3, 128]]
 
 
 def test_change_that_the_table_held_already_changes_nothing(run: Path, follower: Follower) -> None:

@@ -159,6 +159,7 @@ def test_lookups_agree_with_a_slow_longest_match(moves: list[tuple[Prefix, int, 
             plain[prefix] = (state, link)
 
     assert len(table) == len(plain)
+    assert sorted(table.prefixes()) == sorted((prefix.network, prefix.length) for prefix in plain)
     for destination in asked:
         matching = [prefix for prefix in plain if prefix.contains(destination)]
         longest = max(matching, key=lambda prefix: prefix.length, default=None)
