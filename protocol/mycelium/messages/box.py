@@ -127,9 +127,9 @@ class MessageBox:
     def read(self, reader: int, topic: bytes | None, take: bool, until: float, now: float) -> None:
         """Asks for the oldest message; the answer is a `Deliver`, or at `until` a `DeliverNothing`, for `reader`.
 
-        `reader`: a number that the actor chooses. `topic`: messages of exactly this topic, of none (empty), or all
-        (None). Without `take` the message stays. Its sender is told that it was read in either case. Raises
-        `MessageBoxError` for a reader that waits already.
+        `reader`: a number that the actor chooses. `until`: monotonic seconds; inf waits for ever. `topic`: messages of
+        exactly this topic, of none (empty), or all (None). Without `take` the message stays. Its sender is told that
+        it was read in either case. Raises `MessageBoxError` for a reader that waits already.
         """
         self._inbox.read(reader, topic, take, until, now)
         self._handle_local(now)
@@ -241,15 +241,14 @@ class MessageBox:
         # Before the READ that may follow: a reference sender ignores one that overtakes this acknowledgement.
         self._core.send(destination, source, packet.acknowledgement())
         entry = InboxEntry(number, pending.id, pending.source, pending.destination, pending.topic, pending.length)
-        match place:
-            case Place.WAITER:
-                del self._waiters[pending.id]
-                self._core.events.append(DeliverReply(pending.id, number))
-            case Place.FORWARD:
-                self._inbox.forward(entry)
-                self._core.events.append(Forward(number, path))
-            case Place.INBOX:
-                self._inbox.add(entry)
+        if place is Place.WAITER:
+            del self._waiters[pending.id]
+            self._core.events.append(DeliverReply(pending.id, number))
+        elif place is Place.FORWARD:
+            self._inbox.forward(entry)
+            self._core.events.append(Forward(number, path))
+        else:
+            self._inbox.add(entry)
 
     def _place(self, pending: Pending) -> tuple[Place, str]:
         # Like the reference, anything with the id will do; but from the node that was asked (Q4), and a message to

@@ -33,9 +33,6 @@ class Completions:
         self._known = known
         self._recent: OrderedDict[Key, tuple[float, Completion]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._recent)
-
     def find(self, key: Key, now: float) -> Completion | None:
         """The message of this key, if it was completed lately."""
         recent = self._recent.get(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from protocol.mycelium.messages.core import Core, Key, MessageBoxError, check_message
@@ -110,10 +111,10 @@ class Inbox:
         self.add(entry)
 
     def read(self, reader: int, topic: bytes | None, take: bool, until: float, now: float) -> None:
-        """Answers `reader` with the oldest message it wants, as soon as there is one; at `until` with nothing.
+        """Answers `reader` with the oldest message it wants as soon as there is one, at `until` with nothing.
 
-        `topic`: exactly this one, the empty one for messages without, None for all. Raises `MessageBoxError` for a
-        reader that waits already.
+        `until`: inf waits for ever. `topic`: exactly this one, the empty one for messages without, None for all.
+        Raises `MessageBoxError` for a reader that waits already.
         """
         if reader in self._readers:
             raise MessageBoxError(f"reader {reader} waits already; stop it first")
@@ -128,7 +129,8 @@ class Inbox:
             self._core.events.append(DeliverNothing(reader))
         else:
             self._readers[reader] = wanted
-            self._deadlines.arm(reader, until)
+            if until != inf:
+                self._deadlines.arm(reader, until)
 
     def stop(self, reader: int) -> None:
         """Nobody waits for this answer any more."""

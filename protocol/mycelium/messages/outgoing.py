@@ -94,10 +94,10 @@ class Outgoing:
         "_resent",
         "acked_count",
         "created",
-        "credit",
         "data",
         "destination",
         "done_sent",
+        "first_sent_at",
         "flight",
         "heard",
         "id",
@@ -137,6 +137,8 @@ class Outgoing:
         """When the phase began."""
         self.sent_at = created
         """When INIT or DONE was sent last in this phase."""
+        self.first_sent_at = created
+        """When it was sent first in this phase."""
         self.sent_once = False
         """Only once, so that its acknowledgement tells the round-trip time."""
         self.heard = created
@@ -151,8 +153,6 @@ class Outgoing:
         """Chunk index → when it was sent, of those under way; the one sent longest ago first."""
         self.resumed: Sequence[int] = ()
         """Chunks that were acknowledged in an earlier life."""
-        self.credit = 0
-        """Bytes that it may still send in its turn among the messages to the same node."""
         self.in_ring = False
         self._digest: bytes | None = None
         self._forget_chunks()

@@ -14,27 +14,28 @@ from protocol.mycelium.messages.chunking import CHUNK_BYTES
 SHORTEST_REPEAT: Final = 0.1
 """Seconds: the reference's own timer. A receiver that is busy is not to be hit more often than by its own kind."""
 LONGEST_REPEAT: Final = 3.0
-LONGEST_BLIND_REPEAT: Final = 1.0
-"""While the round-trip time is unknown; a node that appears should not be kept waiting long."""
+LONGEST_GUESS: Final = 1.0
+"""While the round-trip time is a guess; a message is not to be kept waiting long for what may be a lost packet."""
+_GUESS_MARGIN: Final = 1.5
+_GRANULARITY: Final = 0.02
+"""A steady round trip leaves no deviation, and a timer without slack would fire while the answer is being read."""
 
-FIRST_WINDOW: Final = 64 * CHUNK_BYTES
-SMALLEST_WINDOW: Final = 16 * CHUNK_BYTES
-LARGEST_WINDOW: Final = 1024 * CHUNK_BYTES
-
-_STALE_TIMEOUTS: Final = 10
-"""Time-outs in a row without a clean sample after which the round-trip time counts as unknown again: it may have grown
-past the timer, and then every chunk is repeated and none gives a clean sample."""
+FIRST_WINDOW: Final = 256 * CHUNK_BYTES
+SMALLEST_WINDOW: Final = 64 * CHUNK_BYTES
+"""On a way that loses a third of everything this still keeps up with the reference, which never slows down."""
+LARGEST_WINDOW: Final = 2048 * CHUNK_BYTES
 
 
 class Pace:
     """The state of the way to one remote. Times are monotonic seconds, amounts are bytes of chunk data."""
 
-    __slots__ = ("_backed_off", "_deviation", "_reduced", "_smoothed", "_threshold", "flight", "window")
+    __slots__ = ("_backed_off", "_deviation", "_guess", "_reduced", "_smoothed", "_threshold", "flight", "window")
 
     def __init__(self) -> None:
         self._smoothed: float | None = None
         self._deviation = 0.0
-        self._backed_off = 0
+        self._guess = 0.0
+        self._backed_off = False
         self._threshold = LARGEST_WINDOW
         self._reduced = float("-inf")
         self.window = FIRST_WINDOW
@@ -48,10 +49,11 @@ class Pace:
 
     def repeat_after(self) -> float:
         """Seconds after which a packet without an acknowledgement is sent again."""
-        if self._smoothed is None:
-            return min(SHORTEST_REPEAT * 2.0**self._backed_off, LONGEST_BLIND_REPEAT)
-        # At most doubled: the window answers congestion already, and on a lossy way the reference doesn't wait either.
-        pause = (self._smoothed + 4 * self._deviation) * (2 if self._backed_off else 1)
+        pause = min(self._guess, LONGEST_GUESS)
+        if self._smoothed is not None:
+            # At most doubled: the window answers congestion already, and on a lossy way the reference doesn't wait.
+            measured = self._smoothed + max(4 * self._deviation, _GRANULARITY)
+            pause = max(pause, measured * (2 if self._backed_off else 1))
         return min(max(pause, SHORTEST_REPEAT), LONGEST_REPEAT)
 
     def measured(self, seconds: float) -> None:
@@ -61,14 +63,20 @@ class Pace:
         else:
             self._deviation += (abs(self._smoothed - seconds) - self._deviation) / 4
             self._smoothed += (seconds - self._smoothed) / 8
-        self._backed_off = 0
+        self._guess = 0.0
+        self._backed_off = False
+
+    def bounded(self, seconds: float) -> None:
+        """A packet that was sent several times was acknowledged so many seconds after the first.
+
+        That is no sample: it may belong to the last one, or have waited for a route. But if the round trip is longer
+        than the timer, there will be no sample before the timer is longer too.
+        """
+        self._guess = seconds * _GUESS_MARGIN
 
     def timed_out(self) -> None:
         """A packet was not acknowledged in time."""
-        self._backed_off = min(self._backed_off + 1, _STALE_TIMEOUTS)
-        if self._smoothed is not None and self._backed_off == _STALE_TIMEOUTS:
-            self._smoothed = None
-            self._backed_off = 0
+        self._backed_off = True
 
     def acknowledged(self, size: int) -> None:
         """A chunk of `size` bytes arrived: the window grows, by as much, or, above the threshold, by one per window."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from protocol.mycelium.messages.chunking import CHUNK_BYTES, expected_chunks
+from protocol.mycelium.messages.chunking import expected_chunks
 from protocol.mycelium.messages.core import Core, Key, MessageBoxError, MessageRefused, check_message
 from protocol.mycelium.messages.events import ForgetOutgoing, State, StateChanged, StoreDoneSent, StoreOutgoing
 from protocol.mycelium.messages.outgoing import EAGER_SECONDS, FINAL_PHASES, Outgoing, Phase, Saw
@@ -218,6 +218,8 @@ class Sender:
             return False
         if message.sent_once:
             self._way(message).pace.measured(now - message.sent_at)
+        else:
+            self._way(message).pace.bounded(now - message.first_sent_at)
         self._move(message, Saw.INIT_ACKED, now)
         self._go_on(message, now)
         return True
@@ -363,7 +365,7 @@ class Sender:
 
     def _announce(self, message: Outgoing, saw: Saw, now: float) -> None:
         self._move(message, saw, now)
-        message.sent_at = now
+        message.sent_at = message.first_sent_at = now
         message.sent_once = True
         self._send(message, message.init())
         self._arm(message)
@@ -374,13 +376,15 @@ class Sender:
             self._conclude(message, Saw.ALL_ACKED, now)
         elif not message.in_ring:
             message.in_ring = True
-            message.credit = 0
             self._way(message).ring.append(message)
         self._pump(self._way(message), now)
         self._arm(message)
 
     def _pump(self, way: _Way, now: float) -> None:
-        """Sends chunks to one node until its window is full, messages in turns of equal bytes (deficit round robin)."""
+        """Sends chunks to one node until its window is full, one of each message in turn.
+
+        Those of long messages are of the same size, so that these are turns of equal bytes.
+        """
         ring, pace = way.ring, way.pace
         while ring and pace.has_room:
             message = ring[0]
@@ -389,13 +393,8 @@ class Sender:
                 message.in_ring = False
                 ring.popleft()
                 continue
-            size = message.plan.size(index)
-            if message.credit < size:
-                message.credit += CHUNK_BYTES
-                ring.rotate(-1)
-                continue
-            message.credit -= size
-            pace.flight += size
+            ring.rotate(-1)
+            pace.flight += message.plan.size(index)
             if not message.sent(index, now):
                 self._core.counters["packets_repeated"] += 1
             self._send(message, message.chunk(index))
