@@ -4,7 +4,8 @@ Owns      the routing table, Hello, IHU and cost of each link; the memory file t
 Rights    no node key, no capability; Landlock: the runtime folder
 Receives  LinkUp, ControlArrived (links); Resolve, RouteUsed, AskTable (data actors); LinkGone (supervisor);
           AskRoutes, AskQueried, AskPublicKey (whoever asks)
-Sends     SendControl (links); TableEpoch, RouteDelta, TablePart (data actors); EndLink (supervisor); answers
+Sends     SendControl (links); TableEpoch, RouteDelta, TableSerial, TablePart (data actors); EndLink (supervisor);
+          answers
 Dies      forwarding goes on from the last table; its successor has the same router-id, seqno, feasibility distances
           and link costs, asks the neighbours for their routes, and changes the table only where they answer otherwise
 
@@ -46,6 +47,7 @@ from protocol.frames import (
     SendControl,
     TableEpoch,
     TablePart,
+    TableSerial,
     actor_of,
     in_parts,
 )
@@ -63,6 +65,9 @@ GONE_LINKS: Final = 1024
 EARLY_LINKS: Final = 64
 EARLY_PACKETS: Final = 64
 RECENT_SENDS: Final = 64
+REMIND_SECONDS: Final = 1.0
+REMIND_FOR_SECONDS: Final = 3.0
+"""For so long after a change data actors hear its number again: whoever lost the last one would not know."""
 RECENT_SECONDS: Final = 2.0
 """What was sent to a link so lately may have died with its process."""
 
@@ -96,6 +101,8 @@ class RouterActor:
         self._compact_at = COMPACT_BYTES
         self.epoch = time.monotonic_ns()
         self._serial = 0
+        self._changed_at = 0.0
+        self._reminding = False
         self._names: dict[int, str] = {}
         self._recent: dict[int, deque[tuple[float, bytes]]] = {}
         self._early: dict[int, deque[bytes]] = {}
@@ -233,9 +240,23 @@ class RouterActor:
             self._serial += 1
             part = tuple(changes[start : start + MAX_CHANGES])
             self._runtime.publish(RouteDelta(self.epoch, self._serial, part))
+        if changes:
+            self._remind_later()
         for link, packets in sends.items():
             self._send_control(link, b"".join(packets))
         self._plan()
+
+    def _remind_later(self) -> None:
+        self._changed_at = self._loop.now()
+        if not self._reminding:
+            self._reminding = True
+            self._loop.call_after(REMIND_SECONDS, self._remind)
+
+    def _remind(self) -> None:
+        self._runtime.publish(TableSerial(self.epoch, self._serial))
+        self._reminding = self._loop.now() - self._changed_at < REMIND_FOR_SECONDS
+        if self._reminding:
+            self._loop.call_after(REMIND_SECONDS, self._remind)
 
     def _send_control(self, link: int, packets: bytes) -> None:
         self._runtime.send(actor_of(link).encode(), SendControl(link, packets))

@@ -283,6 +283,14 @@ class RouteDelta:
             raise FrameError(f"{len(self.changes)} changes in one delta, at most {MAX_CHANGES}")
 
 
+@frame(0x26)
+class TableSerial:
+    """Router → data actors, for some seconds after a change: the number of the last one, lest its loss go unnoticed."""
+
+    epoch: int
+    serial: int
+
+
 @frame(0x22)
 class AskTable:
     """Data actor → router: the whole table, please."""

@@ -12,7 +12,7 @@ from typing import Final
 from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.loop import Timer
 from protocol.forwarding import ForwardingTable
-from protocol.frames import AskTable, RouteDelta, RouteEntry, RouteState, TableEpoch, TablePart
+from protocol.frames import AskTable, RouteDelta, RouteEntry, RouteState, TableEpoch, TablePart, TableSerial
 from protocol.prefix import SUBNET_BITS
 
 MOST_HELD_BACK: Final = 256
@@ -40,18 +40,22 @@ class TableFollower:
         self._changed = changed
         self._introduce = introduce
         self._epoch: int | None = None
+        self._last_serial = 0
+        """Of the last change, as far as the router told us apart from the change itself."""
         self._asking = False
         self._patience: Timer | None = None
         self._parts: list[RouteEntry] = []
         self._held_back: list[RouteDelta] = []
         runtime.on(TableEpoch, self._on_epoch, inbox=False)
         runtime.on(RouteDelta, self._on_delta, inbox=False)
+        runtime.on(TableSerial, self._on_serial, inbox=False)
         runtime.on(TablePart, self._on_part, inbox=False)
-        runtime.subscribe("router", (TableEpoch, RouteDelta), priority=0)
+        runtime.subscribe("router", (TableEpoch, RouteDelta, TableSerial), priority=0)
 
     def _on_epoch(self, _sender: bytes, message: TableEpoch) -> None:
         if message.epoch != self._epoch:
             self._epoch = message.epoch
+            self._last_serial = 0
             if self._introduce is not None:
                 self._introduce()
         self._ask()
@@ -68,8 +72,20 @@ class TableFollower:
         if self.table.apply(message.serial, map(_change, changes)):
             self._changed(changes)
         else:
-            self._runtime.counters["table.missed_deltas"] += 1
-            self._ask()
+            self._missed()
+
+    def _on_serial(self, _sender: bytes, message: TableSerial) -> None:
+        if message.epoch == self._epoch:
+            self._last_serial = message.serial
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        if not self._asking and (self.table.serial is None or self.table.serial < self._last_serial):
+            self._missed()
+
+    def _missed(self) -> None:
+        self._runtime.counters["table.missed_deltas"] += 1
+        self._ask()
 
     def _on_part(self, _sender: bytes, message: TablePart) -> None:
         if message.epoch != self._epoch or not self._asking:
@@ -93,6 +109,7 @@ class TableFollower:
         for delta in held_back:
             if delta.serial > message.serial:
                 self._on_delta(b"", delta)
+        self._catch_up()
 
     def _usable(self, entries: Sequence[RouteEntry]) -> Sequence[RouteEntry]:
         """Those that a table can hold: a frame may name any prefix, and one that does not fit costs itself only."""

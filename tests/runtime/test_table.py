@@ -26,6 +26,7 @@ from protocol.frames import (
     Stop,
     TableEpoch,
     TablePart,
+    TableSerial,
 )
 from tests.lab.waiting import wait_until
 from tests.runtime.children import PATIENCE, Child, born, run_folder, tell
@@ -65,13 +66,17 @@ class Router:
         self._thread.start()
 
     def wait_for_subscriber(self) -> None:
-        """Until whoever follows hears of both, epochs and changes: before that, changes go nowhere."""
-        self._events.recv()
-        self._events.recv()
+        """Until whoever follows hears of epochs, changes and serials: before that, changes go nowhere."""
+        for _ in range(3):
+            self._events.recv()
 
     def publish(self, serial: int, *changes: RouteEntry, epoch: int | None = None) -> None:
         """Sends a change to whoever subscribed."""
         self._events.send(pack(RouteDelta(self.epoch if epoch is None else epoch, serial, changes)))
+
+    def remind(self, serial: int, *, epoch: int | None = None) -> None:
+        """Says which change was the last."""
+        self._events.send(pack(TableSerial(self.epoch if epoch is None else epoch, serial)))
 
     def send_part(self, serial: int, *entries: RouteEntry, more: bool = False) -> None:
         """Sends part of a table to the one who follows, asked or not; at the latest a moment later."""
@@ -229,6 +234,43 @@ def test_missed_change_makes_it_ask_again(run: Path, follower: Follower) -> None
         assert follower.state(2) == UP
         router.publish(10, entry(4))
         assert follower.hears("changed") == [4]
+
+
+def test_last_change_that_got_lost_is_noticed_by_its_number(run: Path, follower: Follower) -> None:
+    with routing(run, serial=7, entries=[entry(1)]) as router:
+        _in_step(follower, router)
+        router.serial, router.entries = 8, [entry(1), entry(2)]
+        router.remind(8)
+        assert follower.hears("changed") == [1, 2]
+        assert router.asked == 2
+
+
+def test_number_of_a_change_that_is_known_already_asks_for_nothing(run: Path, follower: Follower) -> None:
+    with routing(run, serial=7, entries=[entry(1)]) as router:
+        _in_step(follower, router)
+        router.remind(7)
+        router.remind(99, epoch=4)
+        router.publish(8, entry(2))
+        router.remind(8)
+        router.publish(9, entry(3))
+        assert [follower.hears("changed") for _ in range(2)] == [[2], [3]]
+        assert router.asked == 1
+
+
+def test_change_that_got_lost_behind_the_table_on_its_way_is_noticed(run: Path, follower: Follower) -> None:
+    with routing(run, serial=7) as router:
+        router.answers = False
+        router.wait_for_subscriber()
+        follower.hears("introduced")
+        wait_until("the table was asked for", lambda: router.asked >= 1, PATIENCE)
+        router.remind(8)
+        # Serials and parts come by different ways: that it took in the first is to be seen by the change behind it.
+        for number in range(MOST_HELD_BACK + 1):
+            router.publish(number, entry(9))
+        wait_until("it was asked for again", lambda: router.asked >= 2, PATIENCE)
+        router.serial, router.entries, router.answers = 8, [entry(1), entry(2)], True
+        router.send_part(7, entry(1))
+        follower.wait_for(2, UP)
 
 
 def test_prefix_that_is_not_in_the_next_whole_table_is_told_as_forgotten(run: Path, follower: Follower) -> None:

