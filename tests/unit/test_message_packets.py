@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.mycelium.messages.chunking import CHUNK_BYTES, ChunkPlan, expected_chunks, highest_index
@@ -200,6 +200,7 @@ class TestBadBytes:
             with pytest.raises(MessageError):
                 decode(whole[:length])
 
+    @settings(deadline=None)
     @given(st.one_of(st.binary(max_size=80), st.builds(bytes_with, ids, halves, st.binary(max_size=80))), halves)
     def test_any_bytes_are_a_packet_or_an_error(self, body: bytes, inner: int) -> None:
         try:
@@ -218,6 +219,7 @@ class TestBadBytes:
 
 
 class TestFields:
+    @settings(deadline=None)
     @given(packets, st.integers(1, 3))
     def test_every_packet_survives_its_bytes(self, packet: Packet, surplus: int) -> None:
         assert decode(packet.encode(), packet.echo.inner) == packet
@@ -277,6 +279,7 @@ class TestChunking:
         assert expected_chunks(0) == 0
         assert highest_index(0) == 0
 
+    @settings(deadline=None)
     @given(st.integers(1, 2**40))
     def test_chunks_of_a_large_message_differ_by_a_byte_at_most(self, length: int) -> None:
         plan = ChunkPlan(length)

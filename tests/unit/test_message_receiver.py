@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.mycelium.messages.box import MessageBox
 from protocol.mycelium.messages.core import MessageBoxError, MessageRefused
 from protocol.mycelium.messages.events import ForgetPending, Send, StoreChunk, StoreMessage, StorePending
 from protocol.mycelium.messages.limits import Limits
@@ -247,6 +248,15 @@ class TestRepetition:
         assert node.hear(ALICE, factory.done(1, b"other"), now=5.0) == []
         assert node.delivered == [b"hello"]
 
+    def test_a_replay_in_the_same_batch_is_not_delivered_again(self) -> None:
+        box = MessageBox(BOB.key, lambda _key: None)
+        packets = factory.init(5), factory.chunk(0, 0, b"hello"), factory.done(1, b"hello")
+        for body in packets * 2:
+            box.receive(ALICE.address, BOB.address, ALICE.key, body, 0.0)
+        events = list(box.events())
+        assert sum(isinstance(event, StoreMessage) for event in events) == 1
+        assert sum(isinstance(event, Send) for event in events) == 4
+
     def test_a_replayed_message_is_not_delivered_again_after_a_restart(self) -> None:
         node = Node(BOB)
         send_whole(node, b"hello")
@@ -391,6 +401,7 @@ class TestBounds:
         assert node.store.pending == {}
         assert node.box.next_deadline() is None
 
+    @settings(deadline=None)
     @given(st.data())
     def test_hostile_packets_never_make_it_hold_more_than_was_announced(self, data: st.DataObject) -> None:
         node = Node(BOB, limits=small_limits(inbox_messages=3, inbox_bytes=15_000), reads=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.mycelium.messages.core import MessageBoxError, MessageRefused
@@ -197,6 +197,14 @@ class TestTimers:
         node.hear(BOB, factory.done_ack(1, b"hello"), 1.0)
         assert node.wait_until(100.0) == []
 
+    def test_what_is_lost_twice_waits_twice_as_long(self) -> None:
+        node = begun(factory.payload(2600))
+        node.hear(BOB, factory.chunk_ack(0, 0, 1300), 0.2)
+        node.wait_until(0.21)
+        again = [len(node.wait_until(tenth / 10)) for tenth in range(3, 30)]
+        gaps = [number for number, sent in enumerate(again) if sent]
+        assert gaps[1] - gaps[0] == 4
+
     def test_a_long_round_trip_makes_repetitions_rare(self) -> None:
         node = begun(factory.payload(20_000), now=0.0)
         for index in range(15):
@@ -328,6 +336,19 @@ class TestWindow:
         node.push(IDS[0], BOB.address, factory.payload(64 * 1300), 301.0)
         assert len(self.indices(node.hear(BOB, factory.init_ack(64 * 1300, message_id=IDS[0]), 301.0))) >= 63
 
+    def test_what_was_under_way_of_a_message_that_had_arrived_takes_no_room(self) -> None:
+        node, data = Node(ALICE), factory.payload(70 * 1300)
+        node.push(OTHER_ID, BOB.address, data)
+        node.hear(BOB, factory.init_ack(len(data), message_id=OTHER_ID), 0.01)
+        for index in range(70):
+            node.hear(BOB, factory.chunk_ack(index, index * 1300, 1300, OTHER_ID), 0.02)
+        node.wait_until(6.0)
+        assert len(node.hear(BOB, factory.chunk_ack(0, 0, 1300, OTHER_ID), 6.0)) == 69
+        node.hear(BOB, factory.done_ack(70, data, OTHER_ID), 6.0)
+        node.push(ID, BOB.address, factory.payload(self.LENGTH), 6.0)
+        sent = self.indices(node.hear(BOB, factory.init_ack(self.LENGTH), 6.01))
+        assert len(sent) == 256 + 71
+
     def test_the_acknowledgement_of_a_repeated_chunk_measures_nothing(self) -> None:
         message = Outgoing(1, ID, BOB.address, b"", False, factory.payload(2600), 0.0)
         for index in range(2):
@@ -417,14 +438,39 @@ class TestSharing:
         assert len(node.sent()) == 2
         assert node.hear(CAROL, factory.init_ack(5)) == [factory.chunk(0, 0, b"hello")]
 
-    def test_the_pace_of_a_node_is_remembered_for_the_next_message_but_not_of_every_node(self) -> None:
+    def far_away(self, node: Node, peer: factory.Who, now: float) -> None:
+        """A message to a peer whose answers take 0.4 seconds."""
+        message_id = now.hex().encode()[-8:]
+        node.push(message_id, peer.address, b"hello", now)
+        for after, body in (
+            (0.4, factory.init_ack(5, message_id=message_id)),
+            (0.8, factory.chunk_ack(0, 0, 5, message_id)),
+            (1.2, factory.done_ack(1, b"hello", message_id)),
+        ):
+            node.wait_until(now + after)
+            node.hear(peer, body, now + after)
+
+    def repeats(self, node: Node, now: float) -> int:
+        """How often the INIT of a message to Bob is repeated in 0.35 seconds."""
+        node.push(ID, BOB.address, b"again", now)
+        node.take_wire()
+        return len(node.wait_until(now + 0.35))
+
+    def test_the_pace_of_a_node_is_remembered_for_the_next_message(self) -> None:
         node = Node(ALICE)
+        self.far_away(node, BOB, 0.0)
+        assert self.repeats(node, 10.0) == 0
+
+    def test_the_pace_of_few_nodes_is_remembered(self) -> None:
+        node = Node(ALICE)
+        self.far_away(node, BOB, 0.0)
         for number in range(300):
             peer = factory.Who.named(str(number))
-            node.push(ID, peer.address, b"", float(number))
-            node.hear(peer, factory.init_ack(0), number + 0.01)
-            node.hear(peer, factory.done_ack(0, b""), number + 0.02)
-        assert node.box.counters["messages_accepted"] == 300
+            node.push(ID, peer.address, b"", 2.0)
+            node.hear(peer, factory.init_ack(0), 2.0)
+            node.hear(peer, factory.done_ack(0, b""), 2.0)
+        assert node.box.counters["messages_accepted"] == 301
+        assert self.repeats(node, 10.0) == 3
 
 
 class TestBounds:
@@ -609,6 +655,7 @@ class TestPace:
         pace.measured(0.01)
         assert pace.repeat_after() == SHORTEST_REPEAT
 
+    @settings(deadline=None)
     @given(st.lists(st.one_of(st.integers(1, 1300), st.none()), max_size=300))
     def test_the_window_grows_and_shrinks_between_its_bounds(self, story: list[int | None]) -> None:
         pace = Pace()

@@ -47,7 +47,7 @@ def finished(node: Node, message_id: bytes = ID) -> bool:
 
 
 class TestBoxToBox:
-    @settings(max_examples=50)
+    @settings(max_examples=50, deadline=None)
     @given(awkward_lengths, st.one_of(lossy, wild))
     def test_every_length_arrives_once_over_any_network(self, length: int, network: dict[str, float]) -> None:
         alice, bob = Node(ALICE), Node(BOB)
@@ -79,7 +79,7 @@ class TestBoxToBox:
         net.run(60.0)
         assert sorted(bob.delivered) == sorted(alice.delivered) == sorted(sent)
 
-    @settings(max_examples=50)
+    @settings(max_examples=50, deadline=None)
     @given(
         awkward_lengths,
         st.sampled_from([0.0, 0.2]),
@@ -113,7 +113,7 @@ class TestBoxToBox:
 
 
 class TestBoxToReference:
-    @settings(max_examples=60)
+    @settings(max_examples=60, deadline=None)
     @given(awkward_lengths, lossy)
     def test_every_length_arrives_once(self, length: int, network: dict[str, float]) -> None:
         alice, bob = Node(ALICE), ReferenceNode(BOB)
@@ -124,7 +124,7 @@ class TestBoxToReference:
         net.run(net.now + 20)
         assert bob.delivered == [data]
 
-    @settings(max_examples=30)
+    @settings(max_examples=30, deadline=None)
     @given(awkward_lengths, wild)
     def test_every_length_arrives_although_late_inits_wipe_what_was_acknowledged(
         self, length: int, network: dict[str, float]
@@ -152,7 +152,7 @@ class TestBoxToReference:
         net.run(5.0)
         assert bob.delivered == []
 
-    @settings(max_examples=30)
+    @settings(max_examples=30, deadline=None)
     @given(awkward_lengths, st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 1000))
     def test_a_sender_that_dies_anywhere_delivers_once(self, length: int, deaths: list[int], seed: int) -> None:
         alice, bob = Node(ALICE), ReferenceNode(BOB)
@@ -194,7 +194,7 @@ class TestBoxToReference:
 
 
 class TestReferenceToBox:
-    @settings(max_examples=50)
+    @settings(max_examples=50, deadline=None)
     @given(awkward_lengths, st.one_of(lossy, wild))
     def test_every_length_arrives_once(self, length: int, network: dict[str, float]) -> None:
         alice, bob = ReferenceNode(ALICE), Node(BOB)
@@ -205,7 +205,7 @@ class TestReferenceToBox:
         assert alice.state(ID) in ("received", "read")
         assert bob.delivered == [data]
 
-    @settings(max_examples=30)
+    @settings(max_examples=30, deadline=None)
     @given(awkward_lengths, st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 1000))
     def test_a_receiver_that_dies_anywhere_loses_nothing_that_it_acknowledged(
         self, length: int, deaths: list[int], seed: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address, IPv6Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.mycelium.messages import topics
@@ -46,6 +46,7 @@ class TestDecision:
     def test_nothing_of_the_overlay_lies_in_an_ipv4_subnet(self) -> None:
         assert not Source.parse("0.0.0.0/0").contains(ALICE.address)
 
+    @settings(deadline=None)
     @given(st.binary(min_size=16, max_size=16), st.integers(0, 128), st.binary(min_size=16, max_size=16))
     def test_a_subnet_contains_what_the_standard_library_says(self, base: bytes, length: int, address: bytes) -> None:
         network = IPv6Network((base, length), strict=False)
