@@ -49,6 +49,8 @@ RETURN_SECONDS: Final = 0.001
 IDLE_SECONDS: Final = 5.0
 PENDING_BYTES: Final = 256 << 10
 """What may wait for a lane that is being opened."""
+MOST_COPIED_BYTES: Final = PENDING_BYTES // 2
+"""In one frame: a quarter of what a frame may hold."""
 LANE_IDLE_SECONDS: Final = 60.0
 
 OnRun: TypeAlias = Callable[[int, "Packed"], None]
@@ -207,6 +209,12 @@ class Exchange:
             # From one link of this process to another: neither has to know about the other's slots.
             self._on_run(link, Packed(memoryview(bytes(payload)), tuple(accumulate(lengths)), OWN_MEMORY, None))
             return True
+        if len(payload) > MOST_COPIED_BYTES and len(lengths) > 1:
+            # Packets that waited for a route can be more than one frame holds.
+            middle = len(lengths) // 2
+            octets = sum(lengths[:middle])
+            first = self.pass_copy(link, lengths[:middle], payload[:octets])
+            return self.pass_copy(link, lengths[middle:], payload[octets:]) and first
         frame = pack_packets(link, pack_lengths(lengths), payload, b"")
         lane = self._lane_to(reader)
         if lane is not None:

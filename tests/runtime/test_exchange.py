@@ -103,6 +103,28 @@ def test_what_waits_for_a_lane_is_bounded(actor: Callable[..., Actor]) -> None:
     assert writer.counter("dropped.lane_full") == 2
 
 
+@pytest.mark.parametrize("connected", [True, False])
+def test_copies_that_are_too_much_for_one_frame_leave_in_several(actor: Callable[..., Actor], connected: bool) -> None:
+    writer, reader = actor("tun"), actor("link-1")
+    before = 0
+    if connected:
+        introduce(writer, reader)
+        before = 1
+    # Some more than a frame may hold, and some more than may wait for a lane.
+    sizes = [60_000] * (16 if connected else 4)
+    writer.send(reader, 0, sizes, copy=True)
+    wait_until(
+        "every packet", lambda: sum(run["packets"] for run in reader.do("runs")[before:]) == len(sizes), PATIENCE
+    )
+    runs = reader.do("runs")[before:]
+    first = 0
+    for run in runs:
+        assert run["fingerprint"] == expected(first, sizes[first : first + run["packets"]])
+        first += run["packets"]
+    assert len(runs) > 1
+    assert writer.counter("lanes.oversize") == reader.counter("lanes.confused") == 0
+
+
 def test_both_ends_of_a_lane_can_lease_to_each_other(actor: Callable[..., Actor]) -> None:
     left, right = actor("link-1"), actor("link-2")
     introduce(left, right)
@@ -300,8 +322,8 @@ def test_lane_that_nobody_uses_is_closed_and_opened_again_when_it_is_needed(
     writer, reader = actor("tun"), actor("link-1")
     introduce(writer, reader)
     writer.wait_for("no lane", lambda state: state["lanes"] == [])
-    writer.send(reader, 100, LARGE)
-    assert reader.wait_for_runs(2)[-1]["fingerprint"] == expected(100, LARGE)
+    writer.send(reader, 100, [60_000])
+    assert reader.wait_for_runs(2)[-1]["fingerprint"] == expected(100, [60_000])
 
 
 def test_lane_with_pieces_to_come_back_is_not_closed(
@@ -338,8 +360,8 @@ def test_links_that_are_over_do_not_keep_others_from_being_dialled(
     assert not writer.try_to_send(MAX_DIALLED + 1, 0, SMALL)
     assert writer.counter("lanes.too_many") == 1
     reader = actor(f"link-{MAX_DIALLED + 2}")
-    writer.send(reader, 0, LARGE)
-    assert reader.wait_for_runs(1)[0]["fingerprint"] == expected(0, LARGE)
+    writer.send(reader, 0, [60_000])
+    assert reader.wait_for_runs(1)[0]["fingerprint"] == expected(0, [60_000])
 
 
 # --- those who lie ----------------------------------------------------------------------------------------------------
