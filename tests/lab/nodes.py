@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from actors.runtime.asking import runtime_root
 from tests.lab.api import Api, ask_admin_socket
 from tests.lab.namespaces import Lab, LabError, Namespace, stop_process
 from tests.lab.waiting import WaitError, wait_until
@@ -56,6 +57,8 @@ class Node(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self._address: str | None = None
         self.write_key()
+        # The last to be named is the first to be done.
+        lab.on_exit(self.clean_up)
         lab.on_exit(self.stop)
 
     @classmethod
@@ -144,6 +147,10 @@ class Node(ABC):
         if process is not None:
             process.send_signal(signal.SIGKILL)
             process.wait()
+
+    def clean_up(self) -> None:
+        """Removes what a node that was killed has left outside the laboratory's folder; here nothing."""
+        return
 
     def log_tail(self) -> str:
         """The last lines of the log."""
@@ -252,6 +259,10 @@ class SeptateNode(_HttpNode):
     def instance(self) -> str:
         """The name of the runtime folder."""
         return f"{self.lab.token}-{self.name}"
+
+    def clean_up(self) -> None:
+        """The runtime folder, which a supervisor that is killed leaves to the next one of its name."""
+        shutil.rmtree(runtime_root() / self.instance, ignore_errors=True)
 
     def command(self) -> list[str]:
         """The reference's command line and an instance of its own."""
