@@ -43,7 +43,7 @@ DETOUR_SECONDS: Final = 12.0
 REDIAL_SECONDS: Final = 15.0
 """The longest pause between two tries to dial is 5 s and a quarter; the rest is starting a program."""
 SEQNO_PAUSE_SECONDS: Final = 4.5
-"""A node raises its sequence number at most every 4 s, the first time 4 s after its start (wire spec 7.15)."""
+"""A node raises its sequence number at most every 4 s (wire spec 7.15), and counts its start as one time."""
 METRIC_INFINITE: Final = 0xFFFF
 CHAOS_SECONDS: Final = 20.0
 FLOW_TIMEOUT: Final = 60.0
