@@ -3,7 +3,8 @@
 As a program, inside a namespace: `python -m tests.lab.flow receive` prints `{"port": N}` and then its report;
 `python -m tests.lab.flow send ADDRESS PORT --bytes N` prints its own. Reports hold bytes, seconds, datagrams and the
 SHA-256 of all payload. A TCP stream is complete when both digests are equal; UDP datagrams are numbered, their loss
-is counted and the digest is of what was sent or arrived. As a library: `start_receiver`, `send`, `Receiver.finish`.
+is counted and the digest is of what was sent or arrived. Over TCP SIGTERM ends a flow early, in an orderly way. As a
+library: `start_receiver`, `start_sender`, `Receiver.finish`, or `transfer` for all of them.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import hashlib
 import json
 import random
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -53,16 +55,25 @@ def blocks(total: int, size: int) -> Iterator[bytes]:
 
 
 def send_tcp(address: str, port: int, total: int) -> FlowReport:
-    """Sends `total` bytes over TCP and waits until the receiver has closed, so that everything is known to be there."""
+    """Sends `total` bytes over TCP, or what SIGTERM leaves of them, and waits until the receiver has closed.
+
+    So everything is known to be there.
+    """
     digest = hashlib.sha256()
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    sent = 0
     with socket.create_connection((address, port), timeout=60) as stream:
         begin = time.monotonic()
         for block in blocks(total, BLOCK_BYTES):
+            if told:
+                break
             digest.update(block)
             stream.sendall(block)
+            sent += len(block)
         stream.shutdown(socket.SHUT_WR)
         stream.recv(1)
-        return FlowReport(total, time.monotonic() - begin, 0, digest.hexdigest())
+        return FlowReport(sent, time.monotonic() - begin, 0, digest.hexdigest())
 
 
 def send_udp(address: str, port: int, total: int, size: int, rate: float) -> FlowReport:
