@@ -38,7 +38,7 @@ from protocol.mycelium.framing import (
 )
 from protocol.mycelium.sealing import OVERHEAD
 from protocol.mycelium.tlv import decode
-from protocol.queues import WaitingPackets
+from protocol.waiting import WaitingPackets
 
 MAX_PAIRS: Final = 2048
 REPORTS_PER_SECOND: Final = 100

@@ -33,7 +33,7 @@ from protocol.offload.coalesce import Coalescer
 from protocol.offload.trailer import split_trailer
 from protocol.offload.vnet import OffloadError
 from protocol.prefix import ADDRESS_BYTES
-from protocol.queues import WaitingPackets
+from protocol.waiting import WaitingPackets
 
 MAX_SOURCES: Final = 4096
 RESOLVES_PER_SECOND: Final = 256

@@ -17,7 +17,7 @@ from protocol.frames import PairTraffic, Resolve, RouteState
 from protocol.icmpv6 import IcmpError
 from protocol.mycelium.remotes import Remotes
 from protocol.offload.vnet import HEADER_LENGTH, OffloadError
-from protocol.queues import WaitingPackets
+from protocol.waiting import WaitingPackets
 
 MAX_PAIRS: Final = 4096
 RESOLVES_PER_SECOND: Final = 1000

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.queues import MAX_BUFFERS, QueueError, SendLimits, SendQueue, WaitingPackets, WaitLimits
+from protocol.queues import MAX_BUFFERS, QueueError, SendLimits, SendQueue
+from protocol.waiting import WaitingPackets, WaitLimits
 
 
 def data(
