@@ -128,6 +128,19 @@ def arena_bytes(node: SeptateNode) -> int:
     return total
 
 
+def memory_besides_files(node: SeptateNode) -> dict[str, int]:
+    """Bytes that each process of a node takes, besides pages of files: those have other users, who come and go."""
+    found = {}
+    for process in processes_of(node):
+        try:
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        sizes = [line for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))]
+        found[process.name] = sum(int(line.split()[1]) * 1024 for line in sizes)
+    return found
+
+
 def supervisor_of(node: SeptateNode) -> int:
     """The process id of the node's supervisor."""
     (found,) = [process.pid for process in processes_of(node) if process.role == "supervisor"]

@@ -1,4 +1,4 @@
-"""Networks of Septate nodes that tests in namespaces share: a line of three, a ring of any size."""
+"""Networks of Septate nodes that tests in namespaces share: a pair, a line of three, a ring of any size."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from tests.lab.nodes import SeptateNode
 from tests.lab.ping import ping_until_reply
 
 REACH_TIMEOUT: Final = 30.0
+
+
+def build_pair(lab: Lab) -> tuple[SeptateNode, SeptateNode]:
+    """Two nodes, the first of which dials the second, that reach each other."""
+    left, right = lab.namespace("near"), lab.namespace("far")
+    wire = lab.wire(left, right)
+    far = SeptateNode(lab, right).start()
+    near = SeptateNode(lab, left, peers=[far.endpoint(wire.right_address)]).start()
+    near.wait_until_up()
+    far.wait_until_up()
+    ping_until_reply(left, far.address, REACH_TIMEOUT)
+    ping_until_reply(right, near.address, REACH_TIMEOUT)
+    return near, far
 
 
 @dataclass(frozen=True, slots=True)

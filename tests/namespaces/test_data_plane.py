@@ -9,12 +9,10 @@ import ipaddress
 import os
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import pytest
 
-from bench.accounting import tree_of
 from tests.lab.flow import transfer
 from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
@@ -27,8 +25,9 @@ from tests.namespaces.chaos import (
     connections_of,
     faults_in_the_log,
     lost_slots,
+    memory_besides_files,
 )
-from tests.namespaces.networks import REACH_TIMEOUT, build_line
+from tests.namespaces.networks import REACH_TIMEOUT, build_line, build_pair
 from tests.namespaces.processes import processes_of, wait_for_counter
 from tests.namespaces.raw_peer import RawPeer
 from tests.unit import wire_factory as factory
@@ -52,19 +51,6 @@ def seed() -> int:
     chosen = int(os.environ.get("DATA_PLANE_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"DATA_PLANE_SEED={chosen}")
     return chosen
-
-
-def build_pair(lab: Lab) -> tuple[SeptateNode, SeptateNode]:
-    """Two nodes, the first of which dials the second, that reach each other."""
-    left, right = lab.namespace("near"), lab.namespace("far")
-    wire = lab.wire(left, right)
-    far = SeptateNode(lab, right).start()
-    near = SeptateNode(lab, left, peers=[far.endpoint(wire.right_address)]).start()
-    near.wait_until_up()
-    far.wait_until_up()
-    ping_until_reply(left, far.address, REACH_TIMEOUT)
-    ping_until_reply(right, near.address, REACH_TIMEOUT)
-    return near, far
 
 
 def kill_under_a_flow(
@@ -152,13 +138,13 @@ def test_idle_node_gives_the_memory_of_a_burst_back(lab: Lab) -> None:
     near, far = build_pair(lab)
     # Modules that are needed late, and whatever else only the first packets cost.
     transfer(near.namespace, far.namespace, far.address, 1_000_000)
-    before = {node.name: memory_of_its_own(node) for node in (near, far)}
+    before = {node.name: sum(memory_besides_files(node).values()) for node in (near, far)}
     sent, arrived = transfer(near.namespace, far.namespace, far.address, BURST_BYTES, timeout=BURST_TIMEOUT)
     assert arrived.sha256 == sent.sha256
     used = sum(arena_bytes(node) for node in (near, far))
     for node in (near, far):
         wait_for_empty_arenas(node)
-        grown = memory_of_its_own(node) - before[node.name]
+        grown = sum(memory_besides_files(node).values()) - before[node.name]
         print(f"{node}: {grown >> 10} KiB more than before")
         assert grown <= FEW_BYTES
     print(f"arenas of both right after: {used >> 10} KiB")
@@ -168,13 +154,3 @@ def test_idle_node_gives_the_memory_of_a_burst_back(lab: Lab) -> None:
 def wait_for_empty_arenas(node: SeptateNode) -> None:
     """Waits until no memory of the node's arenas is in use but for the control packets of these seconds."""
     wait_until(f"{node}: empty arenas", lambda: arena_bytes(node) <= CONTROL_BYTES, GIVEN_BACK_SECONDS, 0.5)
-
-
-def memory_of_its_own(node: SeptateNode) -> int:
-    """Bytes that its processes take besides files: those pages have other users, who come and go."""
-    total = 0
-    for process in tree_of(node.process_id):
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                total += int(line.split()[1]) * 1024
-    return total
