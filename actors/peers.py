@@ -19,6 +19,7 @@ from typing import Final
 import msgpack
 
 from actors.runtime.actor import Runtime
+from actors.runtime.answers import Answers, LongAnswer
 from actors.runtime.loop import READABLE, WRITABLE, Timer
 from actors.runtime.memory import MemoryFile
 from protocol.accounting import AddressCounts
@@ -108,6 +109,7 @@ class Peers:
         self._loop = runtime.loop
         self._counters = runtime.counters
         self._log = runtime.log
+        self._answers = Answers(runtime)
         self._table = PeerTable()
         self._memory = MemoryFile(config.memory)
         self._configured = frozenset(config.endpoints)
@@ -360,16 +362,15 @@ class Peers:
             )
             for peer in self._table
         ]
-        for part, more in in_parts(rows):
-            self._runtime.send(sender, PeerList(message.token, part, more))
+        self._answers.send(
+            sender, message, LongAnswer(in_parts(rows), lambda part, more: PeerList(message.token, part, more))
+        )
 
     def _on_ask_traffic(self, sender: bytes, message: AskTraffic) -> None:
-        sources = [AddressTraffic(*row) for row in self._by_source]
-        destinations = [AddressTraffic(*row) for row in self._by_destination]
-        for part, _ in in_parts(sources):
-            self._runtime.send(sender, TrafficList(message.token, part, (), True))
-        for part, more in in_parts(destinations):
-            self._runtime.send(sender, TrafficList(message.token, (), part, more))
+        sources = in_parts([AddressTraffic(*row) for row in self._by_source])
+        destinations = in_parts([AddressTraffic(*row) for row in self._by_destination])
+        parts = [*((part, (), True) for part, _ in sources), *(((), part, more) for part, more in destinations)]
+        self._answers.send(sender, message, LongAnswer(parts, lambda *part: TrafficList(message.token, *part)))
 
     def _on_traffic(self, _sender: bytes, message: Traffic) -> None:
         self._table.moved(message.link, message.received_octets, message.sent_octets)

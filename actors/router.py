@@ -20,8 +20,10 @@ import time
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 from actors.runtime.actor import Runtime
+from actors.runtime.answers import Answers, LongAnswer
 from actors.runtime.loop import Timer
 from actors.runtime.memory import MemoryFile
 from protocol.frames import (
@@ -97,6 +99,9 @@ class RouterActor:
         self._runtime = runtime
         self._loop = runtime.loop
         self._counters = runtime.counters
+        self._answers = Answers(runtime)
+        self._tables: WeakValueDictionary[int, LongAnswer] = WeakValueDictionary()
+        """By serial, as long as it is on its way to anybody: after a restart everybody asks for the table at once."""
         self._memory = MemoryFile(config.memory)
         self._compact_at = COMPACT_BYTES
         self.epoch = time.monotonic_ns()
@@ -201,12 +206,21 @@ class RouterActor:
             self._router.refresh(Prefix.of(network, 64), now)
         self._pump_soon()
 
-    def _on_ask_table(self, sender: bytes, _message: AskTable) -> None:
+    def _on_ask_table(self, sender: bytes, message: AskTable) -> None:
         self._pump()
-        for part, more in in_parts([_entry(change) for change in self._router.published()]):
-            if not self._runtime.send(sender, TablePart(self.epoch, self._serial, part, more)):
-                # A table with a hole would pass for a whole one; without its end it is asked for again.
-                break
+        table = self._tables.get(self._serial)
+        if table is None:
+            table = self._tables[self._serial] = self._make_table()
+        self._answers.send(sender, message, table)
+
+    def _make_table(self) -> LongAnswer:
+        serial = self._serial
+
+        def make(number: int, changes: tuple[RouteChanged, ...], more: bool) -> TablePart:
+            return TablePart(self.epoch, serial, number, tuple(map(_entry, changes)), more)
+
+        parts = in_parts(list(self._router.published()))
+        return LongAnswer(((number, changes, more) for number, (changes, more) in enumerate(parts)), make)
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -298,14 +312,16 @@ class RouterActor:
             RouteRow(prefix.network, prefix.length, self._names.get(link, f"link {link}"), metric, seqno)
             for prefix, link, metric, seqno in routes
         ]
-        for part, more in in_parts(rows):
-            self._runtime.send(sender, RouteList(message.token, part, more))
+        self._answers.send(
+            sender, message, LongAnswer(in_parts(rows), lambda part, more: RouteList(message.token, part, more))
+        )
 
     def _on_ask_queried(self, sender: bytes, message: AskQueried) -> None:
         now = self._loop.now()
         rows = [QueriedRow(prefix.network, prefix.length, left) for prefix, left in self._router.queried(now)]
-        for part, more in in_parts(rows):
-            self._runtime.send(sender, QueriedList(message.token, part, more))
+        self._answers.send(
+            sender, message, LongAnswer(in_parts(rows), lambda part, more: QueriedList(message.token, part, more))
+        )
 
     def _on_ask_public_key(self, sender: bytes, message: AskPublicKey) -> None:
         # A walk over the whole table: people ask this, packets don't.

@@ -298,10 +298,14 @@ class AskTable:
 
 @frame(0x23)
 class TablePart:
-    """Router → data actor: part of the table as of change `serial`; `more` where another part follows."""
+    """Router → data actor: part `number` of the table as of change `serial`; `more` where another part follows.
+
+    Two answers may overlap on their way: parts of one serial, numbered from 0 without a gap, make a whole table.
+    """
 
     epoch: int
     serial: int
+    number: int
     entries: tuple[RouteEntry, ...]
     more: bool
 

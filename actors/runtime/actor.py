@@ -7,6 +7,7 @@ frames, are counted and dropped: no neighbour can crash it with one.
 
 from __future__ import annotations
 
+import enum
 import itertools
 import os
 from collections.abc import Callable
@@ -46,6 +47,16 @@ class Start:
     """The runtime folder."""
     log_level: str
     log_format: logs.LogFormat
+
+
+class Sent(enum.Enum):
+    """What became of a frame for an actor that is connected to our inbox."""
+
+    TAKEN = "taken"
+    FULL = "full"
+    """It does not read, for now."""
+    UNREACHABLE = "unreachable"
+    """It is not there."""
 
 
 class Runtime:
@@ -129,18 +140,23 @@ class Runtime:
 
     def send_packed(self, receiver: bytes, data: bytes) -> bool:
         """`send` for a frame that is packed already."""
+        sent = self.offer(receiver, data)
+        if sent is not Sent.TAKEN:
+            self.counters[f"sends.{sent.value}"] += 1
+        return sent is Sent.TAKEN
+
+    def offer(self, receiver: bytes, data: bytes) -> Sent:
+        """`send_packed` for who goes on offering what was not taken: nothing is counted."""
         self.loop.touched()
         try:
             self.inbox.send_multipart((receiver, data), zmq.NOBLOCK)
         except zmq.Again:
-            self.counters["sends.full"] += 1
-            return False
+            return Sent.FULL
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self.counters["sends.unreachable"] += 1
-            return False
-        return True
+            return Sent.UNREACHABLE
+        return Sent.TAKEN
 
     def connect(self, actor: str, *, answers: bool = False) -> Outlet:
         """A way to another actor's inbox; what waits in it survives that actor's restart.
@@ -279,10 +295,10 @@ class Runtime:
         asker = self._askers.get(answer.token)
         if asker is None:
             return
-        if not answer.more:
-            del self._askers[answer.token]
         sender, token = asker
-        self.send(sender, ActorList(token, answer.actors, answer.more))
+        # A list with a hole would pass for a whole one: behind a part that was not taken none follows.
+        if not self.send(sender, ActorList(token, answer.actors, answer.more)) or not answer.more:
+            del self._askers[answer.token]
 
 
 class Outlet:

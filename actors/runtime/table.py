@@ -15,7 +15,7 @@ from protocol.forwarding import ForwardingTable
 from protocol.frames import AskTable, RouteDelta, RouteEntry, RouteState, TableEpoch, TablePart, TableSerial
 from protocol.prefix import SUBNET_BITS
 
-MOST_HELD_BACK: Final = 256
+MOST_HELD_BACK: Final = 16_384
 """Changes that arrive while a whole table is on its way; past that it is asked for again."""
 ASK_AGAIN_SECONDS: Final = 1.0
 """Of silence, while a table is on its way."""
@@ -44,8 +44,12 @@ class TableFollower:
         """Of the last change, as far as the router told us apart from the change itself."""
         self._asking = False
         self._patience: Timer | None = None
-        self._parts: list[RouteEntry] = []
+        self._entries: list[RouteEntry] = []
+        self._parts = 0
+        """How many of the table on its way, which is the one as of `_serial`."""
+        self._serial = 0
         self._held_back: list[RouteDelta] = []
+        self._changes_held_back = 0
         runtime.on(TableEpoch, self._on_epoch, inbox=False)
         runtime.on(RouteDelta, self._on_delta, inbox=False)
         runtime.on(TableSerial, self._on_serial, inbox=False)
@@ -65,7 +69,8 @@ class TableFollower:
             return
         if self._asking:
             self._held_back.append(message)
-            if len(self._held_back) > MOST_HELD_BACK:
+            self._changes_held_back += len(message.changes) + 1
+            if self._changes_held_back > MOST_HELD_BACK:
                 self._ask()
             return
         changes = self._usable(message.changes)
@@ -90,16 +95,22 @@ class TableFollower:
     def _on_part(self, _sender: bytes, message: TablePart) -> None:
         if message.epoch != self._epoch or not self._asking:
             return
-        self._parts.extend(message.entries)
-        if len(self._parts) > MOST_ENTRIES:
+        if message.number == 0:
+            self._entries.clear()
+        elif (message.serial, message.number) != (self._serial, self._parts):
+            # The rest of an answer to a question that was given up.
+            return
+        self._serial, self._parts = message.serial, message.number + 1
+        self._entries.extend(message.entries)
+        if len(self._entries) > MOST_ENTRIES:
             self._runtime.counters["table.too_large"] += 1
-            self._parts.clear()
+            del self._entries[MOST_ENTRIES:]
         if message.more:
             self._wait()
             return
         if self._patience is not None:
             self._patience.cancel()
-        entries, self._parts = self._usable(self._parts), []
+        entries, self._entries = self._usable(self._entries), []
         self._asking = False
         # Those that vanished come last: within a /64 that is still there, nothing that waits is given up for them.
         vanished = set(self.table.prefixes()).difference((entry.network, entry.length) for entry in entries)
@@ -121,8 +132,10 @@ class TableFollower:
 
     def _ask(self) -> None:
         self._asking = True
-        self._parts.clear()
+        self._entries.clear()
+        self._parts = 0
         self._held_back.clear()
+        self._changes_held_back = 0
         self._router.send(AskTable())
         self._wait()
 

