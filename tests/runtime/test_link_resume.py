@@ -41,7 +41,7 @@ class Scene:
     """One connection between its links."""
 
     def __init__(self, run: Path) -> None:
-        self._run = run
+        self.run = run
         self._arenas = Arenas()
         self._arenas.renew("link-1", SLOTS)
         self._old = self._arenas.current("link-1")
@@ -63,6 +63,10 @@ class Scene:
         self.peer.close()
         self._connection.close()
         self._context.destroy(linger=0)
+
+    def limit_what_the_kernel_holds(self, octets: int) -> None:
+        """Of what the link writes."""
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, octets)
 
     # --- the predecessor ----------------------------------------------------------------------------------------------
 
@@ -100,7 +104,7 @@ class Scene:
         )
         descriptors = (config.connection, config.ledger, old.descriptor, arena.writable, arena.readable)
         host = HostConfig(bytes(8), arena, (config,))
-        return born(self._run, link.main, name="link-1", prepare=lambda: host, descriptors=descriptors)
+        return born(self.run, link.main, name="link-1", prepare=lambda: host, descriptors=descriptors)
 
     def control(self, octets: int) -> bytes:
         """What the router has got, once it is so much; more is waited for a moment."""
