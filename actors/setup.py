@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from actors.runtime import keyfile
 from actors.runtime.channel import Channel
 from protocol.frames import DeviceFailed, DeviceReady
 from protocol.mycelium.identity import KEY_BYTES, KeyFileError, address_of, public_key
-from septate import keyfile
 
 OVERLAY_PREFIX_BITS: Final = 7
 QUEUED_PACKETS: Final = 2000

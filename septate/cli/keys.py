@@ -48,8 +48,8 @@ def inspect(invocation: Invocation, key: str | None, as_json: bool) -> None:
 @pass_invocation
 def generate_keys(invocation: Invocation, force: bool) -> None:
     """Write a new secret key, readable by its owner only, to the key file."""
+    from actors.runtime import keyfile
     from protocol.mycelium.identity import KEY_BYTES, KeyFileError
-    from septate import keyfile
 
     invocation.settings()
     path = invocation.key_path()
@@ -69,8 +69,8 @@ def generate_keys(invocation: Invocation, force: bool) -> None:
 
 
 def _own_public_key(invocation: Invocation) -> bytes | None:
+    from actors.runtime import keyfile
     from protocol.mycelium.identity import KeyFileError, public_key
-    from septate import keyfile
 
     path = invocation.key_path()
     try:
@@ -86,7 +86,7 @@ def _own_public_key(invocation: Invocation) -> bytes | None:
 
 
 def _warn_if_open(invocation: Invocation, path: Path) -> None:
-    from septate import keyfile
+    from actors.runtime import keyfile
 
     if keyfile.readable_by_others(path):
         invocation.log("warning", f"every user of this machine can read the key; run: chmod 600 {path}")
