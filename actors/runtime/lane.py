@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import select
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -102,6 +103,16 @@ class Lane:
         self._timer: Timer | None = None
         """Ends a handshake that hangs; while there is no connection, dials again."""
         self._tries = 0
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether nobody is at the other end any more, whatever was said there last and is not read yet."""
+        if self._socket is None:
+            return False
+        poller = select.poll()
+        # A hang-up is told of unasked.
+        poller.register(self._socket, 0)
+        return bool(poller.poll(0))
 
     @property
     def waiting(self) -> int:
@@ -413,18 +424,27 @@ class LaneHub:
 
     def shook_hands(self, lane: Lane, identity: bytes) -> None:
         """A connection stands. Who comes in under the name of one who is here takes its place."""
-        if not lane.dialled:
+        if lane.dialled:
+            self._bury(self._accepted.get(lane.name))
+        else:
             # ZeroMQ, too, makes up a name for whoever brings none.
             name = identity.decode(errors="backslashreplace") or f"anonymous {next(self._anonymous)}"
             replaced = self._accepted.get(name)
             if replaced is not None:
                 self.counters["lanes.replaced"] += 1
                 replaced.end()
+            self._bury(self._dialled.get(name))
             if lane in self._strangers:
                 self._strangers.discard(lane)
                 lane.name = name
                 self._accepted[name] = lane
         lane.open()
+
+    def _bury(self, other: Lane | None) -> None:
+        # Where the process at both ends of two lanes was replaced, the end of the old one may still wait behind what
+        # it said last. Its successor must not be taken for the same process.
+        if other is not None and other.is_orphaned:
+            other.end()
 
     def ended(self, lane: Lane) -> None:
         """A connection is over."""

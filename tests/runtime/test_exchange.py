@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import time
 from collections import Counter
@@ -227,6 +228,29 @@ def test_leases_stay_pinned_from_the_last_death_whatever_the_time_since_an_earli
     writer.wait_for("told of the death", lambda state: state["busy"] == [False], reader)
     time.sleep(0.8)
     assert writer.free() == SLOTS - 2
+
+
+def test_leases_come_back_where_the_dead_one_had_said_much_that_is_not_read_yet(
+    actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange_module, "PIN_SECONDS", FOR_EVER)
+    writer, reader = actor("tun"), actor("link-1")
+    # The writer dials the reader, and the reader's successor will dial the writer.
+    introduce(writer, reader)
+    reader.do("hold", holding=True)
+    assert fill(writer, reader, 0, 2) == [True, True]
+    reader.wait_for_runs(3)
+    os.kill(writer.pid, signal.SIGSTOP)
+    for _ in range(100):
+        reader.try_to_send(0, 0, SMALL)
+    reader.kill()
+    reader.start()
+    reader.do("connect", to="tun")
+    os.kill(writer.pid, signal.SIGCONT)
+    writer.wait_for("the successor", lambda state: "link-1" in state["lanes"] and state["rooms"] > 1)
+    writer.wait_until_all_is_free()
+    writer.send(reader, 700, LARGE)
+    assert reader.wait_for_runs(1)[-1]["fingerprint"] == expected(700, LARGE)
 
 
 # --- writers that die -------------------------------------------------------------------------------------------------
