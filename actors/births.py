@@ -111,7 +111,12 @@ def _router(around: Surroundings) -> Birth[router_actor.RouterConfig]:
 def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
     def prepare() -> tun_actor.TunConfig:
         return tun_actor.prepare(
-            around.tun, MTU, around.udp_offload, around.arenas.current(_TUN), around.config.key_file
+            around.tun,
+            MTU,
+            around.udp_offload,
+            around.arenas.current(_TUN),
+            around.config.key_file,
+            around.public_key,
         )
 
     def own() -> tuple[int, ...]:

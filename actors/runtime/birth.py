@@ -29,6 +29,10 @@ from actors.runtime.channel import Channel
 T = TypeVar("T")
 
 
+class BirthError(Exception):
+    """What a child needs is not there; says what, why, and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Birth(Generic[T]):
     """Everything about one child."""
@@ -37,7 +41,7 @@ class Birth(Generic[T]):
     main: Callable[[Runtime, T], None]
     """Runs the actor; its end is the end of the process."""
     prepare: Callable[[], T]
-    """Runs with the supervisor's rights; what it returns goes to `main`."""
+    """Runs with the supervisor's rights; what it returns goes to `main`. May raise `BirthError`."""
     descriptors: Callable[[], tuple[int, ...]] = tuple
     """The child's own, besides the channel and the standard three; asked in the child, of the supervisor's memory."""
     files: confine.FileRights = field(default_factory=confine.FileRights)
@@ -80,6 +84,9 @@ class Birth(Generic[T]):
             confine.restrict_files(self.files)
             self.main(Runtime(self.start, channel), prepared)
             code = 0
+        except BirthError as error:
+            # Nothing is wrong with the program: the line is for people, and a stack would hide it.
+            logs.get(self.start.title).error(str(error))
         except BaseException:  # noqa: BLE001 - the last frame of a process: says why it dies, and dies
             traceback.print_exc()
         finally:

@@ -28,7 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from actors.runtime import keyfile
 from actors.runtime.actor import Runtime
+from actors.runtime.birth import BirthError
 from actors.runtime.exchange import ArenaConfig, Exchange, Packed
 from actors.runtime.table import TableFollower
 from actors.tun.answers import Answers
@@ -37,7 +39,7 @@ from actors.tun.inbound import Inbound
 from actors.tun.outbound import Outbound
 from actors.tun.sealing import Sealer
 from protocol.frames import ReportUndelivered, RouteEntry, RouteState, RouteUsed, Traffic
-from protocol.mycelium.identity import address_of, public_key, read_secret
+from protocol.mycelium.identity import KeyFileError, address_of, public_key
 from protocol.mycelium.remotes import Remotes
 
 REPORT_SECONDS: Final = 1.0
@@ -64,9 +66,26 @@ class TunConfig:
         return f"TunConfig(device={self.device}, mtu={self.mtu})"
 
 
-def prepare(device: int, mtu: int, udp_offload: bool, arena: ArenaConfig, key_file: Path) -> TunConfig:
-    """Reads the key while this process still may."""
-    return TunConfig(read_secret(key_file.read_bytes()), device, mtu, udp_offload, arena)
+def prepare(device: int, mtu: int, udp_offload: bool, arena: ArenaConfig, key_file: Path, node: bytes) -> TunConfig:
+    """Reads the key while this process still may.
+
+    Raises `BirthError` where that is not the key of `node`, the public key that everybody else goes by.
+    """
+    try:
+        secret = keyfile.load(key_file)
+    except FileNotFoundError:
+        raise BirthError(
+            f"the key file {key_file} is gone: put it back, or restart the node, which then makes a new key and has a "
+            "new address"
+        ) from None
+    except KeyFileError as error:
+        raise BirthError(str(error)) from None
+    if public_key(secret) != node:
+        raise BirthError(
+            f"the key file {key_file} holds another key than when this node started: put the old one back, or restart "
+            "the node to give it the new address"
+        )
+    return TunConfig(secret, device, mtu, udp_offload, arena)
 
 
 def main(runtime: Runtime, config: TunConfig) -> None:

@@ -251,6 +251,33 @@ def test_all_actors_killed_in_one_moment_are_back(start: Start) -> None:
     wait_until("all actors are new", all_are_new, PATIENCE)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (bytes(range(2, 34)), "holds another key than when this node started"),
+        (None, "is gone: put it back, or restart the node"),
+        (b"short", "holds 5 bytes, a key has 32"),
+    ],
+    ids=["replaced", "gone", "short"],
+)
+def test_restarted_tun_takes_no_key_but_the_one_of_this_node(start: Start, content: bytes | None, words: str) -> None:
+    node = start()
+    rows = node.wait_until_all_are_ready()
+    key_file = node.folder / "key"
+    if content is None:
+        key_file.unlink()
+    else:
+        key_file.write_bytes(content)
+    os.kill(rows["tun"].pid, signal.SIGKILL)
+    node.wait_for_log(words)
+    assert (
+        f'level=error target="tun (no device)" message="the key file {key_file} ' in node.log() or content == b"short"
+    )
+    key_file.write_bytes(SECRET)
+    node.wait_for("tun", lambda row: row.ready and row.pid != rows["tun"].pid)
+    assert "Traceback" not in node.log()
+
+
 def test_death_by_a_signal_without_a_name_is_a_death_like_any_other(start: Start) -> None:
     node = start()
     node.wait_until_all_are_ready()
