@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,6 +124,26 @@ def test_lease_of_a_placed_run_comes_back_once_whatever_its_short_writes() -> No
         assert queue.released() == []
     write(queue, 1)
     assert queue.released() == ["lease"]
+
+
+def test_queue_that_is_given_up_gives_every_lease_back_once_and_has_nothing_to_write() -> None:
+    queue = SendQueue()
+    queue.control(b"hello")
+    for lease in ("one", "two"):
+        placed(queue, [b"first", b"second"], 7000, pair=lease.encode(), lease=lease)
+    queue.drop_all()
+    assert sorted(map(str, queue.released())) == ["one", "two"]
+    assert (queue.pending_bytes, queue.between_packets, queue.buffers(0.0, 100)) == (0, True, [])
+
+
+@pytest.mark.parametrize("written", [2, 7], ids=["in the first packet", "in the last packet"])
+def test_queue_that_is_given_up_in_the_middle_of_a_packet_gives_its_lease_back_once(written: int) -> None:
+    queue = SendQueue()
+    placed(queue, [b"first", b"second"], 7000, lease="lease")
+    write(queue, written)
+    queue.drop_all()
+    assert (queue.released(), queue.released()) == (["lease"], [])
+    assert (queue.pending_bytes, queue.between_packets, queue.buffers(0.0, 100)) == (0, True, [])
 
 
 @given(st.data())
