@@ -31,7 +31,7 @@ from actors.births import Surroundings
 from actors.keepsakes import Arenas, Connection
 from actors.peers import KeptLink
 from actors.runtime import logs
-from actors.runtime.birth import Birth, fork_once
+from actors.runtime.birth import Birth
 from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
 from actors.runtime.figures import proportional_kib
 from actors.runtime.folder import FolderError, RuntimeFolder
@@ -44,7 +44,6 @@ from protocol.frames import (
     ActorRow,
     AdoptLink,
     AskActors,
-    DeviceFailed,
     DeviceReady,
     EndLink,
     Figures,
@@ -64,6 +63,8 @@ from protocol.frames import (
 from protocol.restarts import Life, RestartPolicy
 from septate.config import NodeConfig
 
+SET_UP_SECONDS: Final = 30.0
+"""A disk that spins up, or a kernel that loads a module, may take some of them."""
 SILENT_SECONDS: Final = 5.0
 """A process that sends no heartbeat for so long hangs, and counts as dead."""
 START_SECONDS: Final = 15.0
@@ -148,8 +149,12 @@ class Supervisor:
         """Runs the node; raises `SetupError` where it can't start."""
         self._catch_signals()
         openings.allow_descriptors()
-        device, descriptors = self._set_up()
-        surroundings = self._around = self._surroundings(device, descriptors)
+        found = self._set_up()
+        if found is None:
+            self._on_signal()
+            self._stop_all()
+            return 0
+        surroundings = self._around = self._surroundings(*found)
         warm_up()
         # What is alive now is shared with every child for good: the collector must not write into it.
         gc.collect()
@@ -164,27 +169,14 @@ class Supervisor:
         self._stop_all()
         return 0
 
-    def _set_up(self) -> tuple[DeviceReady, list[int]]:
+    def _set_up(self) -> tuple[DeviceReady, list[int]] | None:
         tun_name = self._config.tun_name if self._config.tun else None
         config = setup.SetupConfig(self._config.key_file, self._config.make_key_folder, tun_name, births.MTU)
-        pid, channel = fork_once(lambda end: setup.main(end, config), "setup")
-        waiting = selectors.DefaultSelector()
-        waiting.register(channel, selectors.EVENT_READ)
-        try:
-            while True:
-                waiting.select()
-                for message, descriptors in channel.receive():
-                    if isinstance(message, DeviceFailed):
-                        raise setup.SetupError(message.error)
-                    for warning in message.warnings:
-                        self._log.warning(warning)
-                    return message, descriptors
-        except ChannelClosed:
-            raise setup.SetupError("the set-up process died without a word; its last lines stand above") from None
-        finally:
-            waiting.close()
-            channel.close()
-            os.waitpid(pid, 0)
+        found = setup.in_child(config, self._signals, SET_UP_SECONDS)
+        if found is not None:
+            for warning in found[0].warnings:
+                self._log.warning(warning)
+        return found
 
     def _surroundings(self, device: DeviceReady, descriptors: list[int]) -> Surroundings:
         config = self._config
@@ -253,19 +245,18 @@ class Supervisor:
         self._after(period, again)
 
     def _catch_signals(self) -> None:
-        reader, writer = socket.socketpair()
-        for end in (reader, writer):
+        self._signals, writer = socket.socketpair()
+        for end in (self._signals, writer):
             end.setblocking(False)
         signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signal)
 
-        def on_signal() -> None:
-            for number in reader.recv(64):
-                self._stopping = _signal_name(number)
-
-        self._selector.register(reader, selectors.EVENT_READ, on_signal)
+    def _on_signal(self) -> None:
+        for number in self._signals.recv(64):
+            self._stopping = _signal_name(number)
 
     # --- children ---------------------------------------------------------------------------------------------------
 

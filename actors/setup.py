@@ -4,7 +4,8 @@ Owns      nothing that outlives it: the descriptor of the TUN device goes to the
 Rights    the supervisor's own (CAP_NET_ADMIN, the key file); not dumpable
 Receives  nothing
 Sends     DeviceReady with the descriptor, or DeviceFailed
-Dies      always, within a second; the supervisor, which must never hold the key, lives on with what it reported
+Dies      always, within a second; the supervisor, which must never hold the key, lives on with what it reported.
+          Where it hangs it is killed, and the node does not start
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from actors.runtime import keyfile
-from actors.runtime.channel import Channel
+from actors.runtime.birth import fork_once
+from actors.runtime.channel import Channel, ChannelClosed
+from actors.runtime.loop import HasFileno
 from protocol.frames import DeviceFailed, DeviceReady
 from protocol.mycelium.identity import KEY_BYTES, KeyFileError, address_of, public_key
 
+END_SECONDS: Final = 0.5
 OVERLAY_PREFIX_BITS: Final = 7
 QUEUED_PACKETS: Final = 2000
 """What the kernel keeps while tun is busy. Its 500 are 10 ms of small datagrams, half of which were lost (measured);
@@ -51,6 +58,47 @@ class SetupConfig:
 
 class SetupError(Exception):
     """The node can't start; says what failed, why, and what to do."""
+
+
+def in_child(config: SetupConfig, stop: HasFileno, patience: float) -> tuple[DeviceReady, list[int]] | None:
+    """Has a child do the work; what it reported, with the device's descriptor, or None if `stop` got readable before.
+
+    Raises `SetupError`, also where nothing is reported within `patience` seconds.
+    """
+    pid, channel = fork_once(lambda end: main(end, config), "setup")
+    deadline = time.monotonic() + patience
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select([channel, stop], [], [], left)
+            if stop in ready:
+                return None
+            for message, descriptors in channel.receive():
+                if isinstance(message, DeviceFailed):
+                    raise SetupError(message.error)
+                return message, descriptors
+    except ChannelClosed:
+        raise SetupError("the set-up process died without a word; its last lines stand above") from None
+    finally:
+        _see_off(pid)
+        channel.close()
+    device = f" and the TUN device {config.tun_name}" if config.tun_name else ""
+    raise SetupError(
+        f"the set-up process hangs: it said nothing for {patience:g} s; look whether the key file {config.key_file}"
+        f"{device} can be reached"
+    )
+
+
+def _see_off(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        # Nearly always it is about to end by itself; killed at once it could leave a key half made.
+        if not select.select([pidfd], [], [], END_SECONDS)[0]:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        # What hangs in the kernel dies when that lets go of it, and does not keep us.
+        if select.select([pidfd], [], [], END_SECONDS)[0]:
+            os.waitpid(pid, 0)
+    finally:
+        os.close(pidfd)
 
 
 def main(channel: Channel, config: SetupConfig) -> None:

@@ -35,6 +35,7 @@ class Orders:
     port: int
     api_port: int
     instance: str
+    set_up_seconds: float = supervisor.SET_UP_SECONDS
     silent_seconds: float = supervisor.SILENT_SECONDS
     start_seconds: float = supervisor.START_SECONDS
     give_up_after: int = protocol.restarts.GIVE_UP_AFTER
@@ -109,7 +110,11 @@ def main() -> int:
         return tuple(_break(birth, orders) for birth in permanent(around))
 
     births.permanent = broken
-    vars(supervisor).update(SILENT_SECONDS=orders.silent_seconds, START_SECONDS=orders.start_seconds)
+    vars(supervisor).update(
+        SET_UP_SECONDS=orders.set_up_seconds,
+        SILENT_SECONDS=orders.silent_seconds,
+        START_SECONDS=orders.start_seconds,
+    )
     vars(protocol.restarts).update(GIVE_UP_AFTER=orders.give_up_after)
     return supervisor.run(
         NodeConfig(
