@@ -71,6 +71,8 @@ START_SECONDS: Final = 15.0
 """A process that is not ready after so long hangs."""
 STOP_SECONDS: Final = 1.2
 """Then those who did not stop by themselves are killed."""
+VITAL: Final = frozenset({Role.ROUTER, Role.TUN, Role.PEERS})
+"""Without one of these there is no node. Status and links are given up alone."""
 MAX_LINKS: Final = 512
 FRAMES_PER_TURN: Final = 64
 """A child that floods us gets this many frames per round before everybody else has a turn."""
@@ -135,6 +137,7 @@ class Supervisor:
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._started = time.monotonic()
         self._stopping = ""
+        self._exit_code = 0
         self._announced = False
         self._around: Surroundings | None = None
         self._next_process = 1
@@ -146,14 +149,14 @@ class Supervisor:
     # --- the node's life --------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Runs the node; raises `SetupError` where it can't start."""
+        """Runs the node; returns its exit code. Raises `SetupError` where it can't start."""
         self._catch_signals()
         openings.allow_descriptors()
         found = self._set_up()
         if found is None:
             self._on_signal()
             self._stop_all()
-            return 0
+            return self._exit_code
         surroundings = self._around = self._surroundings(*found)
         warm_up()
         # What is alive now is shared with every child for good: the collector must not write into it.
@@ -167,7 +170,7 @@ class Supervisor:
         while not self._stopping:
             self._turn()
         self._stop_all()
-        return 0
+        return self._exit_code
 
     def _set_up(self) -> tuple[DeviceReady, list[int]] | None:
         tun_name = self._config.tun_name if self._config.tun else None
@@ -303,13 +306,20 @@ class Supervisor:
         elif pause is None and child.links is not None:
             self._retire_all(child, child.links, f"{reason}, again and again before it was ready")
         elif pause is None:
-            self._log.error(f"{child.name} {reason}, again and again before it was ready: given up; the rest goes on")
+            self._give_up(child, f"{reason}, again and again before it was ready")
         else:
             self._log.warning(f"{child.name} {reason}; restarted", pause=round(pause, 2))
             if pause:
                 self._after(pause, lambda: self._restart(child))
             else:
                 self._restart(child)
+
+    def _give_up(self, child: Child, reason: str) -> None:
+        if child.birth.start.role in VITAL:
+            self._log.error(f"{child.name} {reason}: the node can't do its work without it, and ends")
+            self._stopping, self._exit_code = f"{child.name} was given up", 1
+        else:
+            self._log.error(f"{child.name} {reason}: given up; the rest goes on")
 
     def _restart(self, child: Child) -> None:
         if child.policy.life is not Life.PAUSING:
@@ -429,9 +439,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         if not self._announced and all(
-            child.policy.life is Life.READY
-            for child in self._children.values()
-            if child.birth.start.role is not Role.STATUS
+            child.policy.life is Life.READY for child in self._children.values() if child.birth.start.role in VITAL
         ):
             self._announced = True
             self._notifier.ready("ready")

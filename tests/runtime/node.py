@@ -76,9 +76,18 @@ def _asks_and_never_listens(runtime: Runtime, _config: Any) -> None:
             time.sleep(0.001)
 
 
+def _serves_once(runtime: Runtime, _config: Any) -> None:
+    served = runtime.start.run / "served-once"
+    if served.exists():
+        raise RuntimeError("broken on purpose")
+    served.touch()
+    runtime.serve()
+
+
 WAYS: dict[str, Callable[[Runtime, Any], None]] = {
     "dies": _dies,
     "never ready": _never_ready,
+    "serves once": _serves_once,
     "ready twice": _ready_twice,
     "says nonsense": _says_nonsense,
     "dies with garbage on its lips": _dies_with_garbage_on_its_lips,

@@ -74,10 +74,10 @@ class Node:
         """Until it wrote these."""
         wait_until(f"{words!r} in the log", lambda: words in self.log(), PATIENCE)
 
-    def notified(self, assignment: str) -> float:
+    def notified(self, assignment: str, within: float = PATIENCE) -> float:
         """Waits until systemd heard of this; when, in monotonic seconds."""
-        deadline = time.monotonic() + PATIENCE
-        while (left := deadline - time.monotonic()) > 0 and select.select([self._manager], [], [], left)[0]:
+        deadline = time.monotonic() + within
+        while select.select([self._manager], [], [], max(0.0, deadline - time.monotonic()))[0]:
             if assignment in self._manager.recv(4096).decode().split("\n"):
                 return time.monotonic()
         raise AssertionError(f"systemd never heard {assignment}; the log says:\n{self.log()}")
@@ -316,6 +316,27 @@ def test_actor_that_never_gets_ready_backs_off_and_is_given_up_and_the_rest_serv
     rows = node.actors()
     assert not rows["status"].ready
     assert [name for name in ("router", "tun", "peers") if not rows[name].ready or rows[name].restarts] == []
+
+
+@pytest.mark.parametrize("name", ["router", "tun", "peers"])
+def test_node_that_can_not_start_an_actor_that_it_needs_ends_with_one_reason(start: Start, name: str) -> None:
+    node = start(broken=name, how="dies", give_up_after=3)
+    assert node.ended() == 1
+    words = f"{name} ended with code 1, again and again before it was ready: the node can't do its work without it"
+    assert [words in line for line in node.log().splitlines() if "level=error" in line] == [True]
+    assert not node.run.exists()
+    with pytest.raises(AssertionError, match="systemd never heard READY=1"):
+        node.notified("READY=1", within=0.0)
+
+
+def test_node_that_loses_an_actor_that_it_needs_for_good_ends_with_its_reason(start: Start) -> None:
+    node = start(broken="peers", how="serves once", give_up_after=3)
+    node.notified("READY=1")
+    os.kill(node.actors()["peers"].pid, signal.SIGKILL)
+    node.notified("STOPPING=1")
+    assert node.ended() == 1
+    node.wait_for_log("peers ended with code 1, again and again before it was ready: the node can't do its work")
+    assert not node.run.exists()
 
 
 def test_actor_that_hangs_before_it_is_ready_is_killed_and_given_up(start: Start) -> None:
