@@ -46,6 +46,8 @@ _NET_ABI: Final = 4
 _SCOPE_ABSTRACT_SOCKET_AND_SIGNAL: Final = 0b11
 _SCOPE_ABI: Final = 6
 
+_PACKAGE_FOLDERS: Final = frozenset({"site-packages", "dist-packages"})
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -125,8 +127,19 @@ def python_trees() -> tuple[Path, ...]:
     candidates |= {"/lib64", "/proc", "/sys/devices/system/cpu", "/dev/urandom", "/dev/null"}
     # Of /etc what libraries look up and no more: somebody may keep a key file there.
     candidates |= {f"/etc/{name}" for name in ("ld.so.cache", "localtime", "mime.types", "nsswitch.conf", "hosts")}
-    candidates |= {entry for entry in sys.path if entry}
+    candidates |= {entry for entry in sys.path if _is_installed(Path(entry))}
     return tuple(sorted(Path(name) for name in candidates if Path(name).exists()))
+
+
+def _is_installed(folder: Path) -> bool:
+    """Whether a folder of modules belongs to an installation.
+
+    `python -m` puts the working directory on the path, and a variable whatever somebody likes: there a key may lie.
+    """
+    if not folder.is_absolute():
+        return False
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    return not _PACKAGE_FOLDERS.isdisjoint(folder.parts) or any(folder.is_relative_to(prefix) for prefix in prefixes)
 
 
 def landlock_abi() -> int:

@@ -119,6 +119,29 @@ def test_threads_of_a_child_have_no_capability_either(run: Path) -> None:
     assert {int(word, 16) for word in effective} == {0}
 
 
+def test_folder_where_it_was_started_is_none_that_it_may_read(tmp_path: Path) -> None:
+    here, listed, installed = tmp_path / "here", tmp_path / "listed", tmp_path / "lib" / "site-packages"
+    for folder in (here, listed, installed):
+        folder.mkdir(parents=True)
+    (here / "started.py").write_text(
+        "import actors.runtime.confine as confine; print(*confine.python_trees(), sep='\\n')"
+    )
+    path = f"{Path(__file__).parents[2]}:{listed}:{installed}:relative/site-packages"
+    done = subprocess.run(
+        [sys.executable, "-m", "started"],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    trees = [Path(line) for line in done.stdout.splitlines()]
+    assert [tree for tree in trees if tree in (here, listed, *Path(__file__).parents)] == []
+    assert installed in trees
+    assert all(tree.is_absolute() for tree in trees)
+    assert any(Path(pytest.__file__).is_relative_to(tree) for tree in trees)
+
+
 @landlock
 def test_file_outside_of_its_rights_can_not_be_read_and_the_runtime_folder_can_be_used(
     run: Path, tmp_path: Path
