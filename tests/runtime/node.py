@@ -84,10 +84,26 @@ def _serves_once(runtime: Runtime, _config: Any) -> None:
     runtime.serve()
 
 
+def _shows_late_imports(runtime: Runtime, around: Any) -> None:
+    """The real status, which shows how many modules it has imported since it said that it is ready."""
+    known: set[str] = set()
+    tell_supervisor = runtime.tell_supervisor
+
+    def tell(message: object, descriptors: tuple[int, ...] = ()) -> None:
+        if isinstance(message, Ready):
+            known.update(sys.modules)
+        tell_supervisor(message, descriptors)
+
+    runtime.tell_supervisor = tell  # type: ignore[method-assign]
+    runtime.gauges.queue("late_imports", lambda: len(known.symmetric_difference(sys.modules)))
+    births._status_main(runtime, around)
+
+
 WAYS: dict[str, Callable[[Runtime, Any], None]] = {
     "dies": _dies,
     "never ready": _never_ready,
     "serves once": _serves_once,
+    "shows late imports": _shows_late_imports,
     "ready twice": _ready_twice,
     "says nonsense": _says_nonsense,
     "dies with garbage on its lips": _dies_with_garbage_on_its_lips,
