@@ -235,11 +235,6 @@ class Exchange:
         self._kept.add(reader)
         self._hub.connect(reader)
 
-    def recovered(self) -> None:
-        """We went on where our predecessor ended: nobody has to keep for us what it had leased."""
-        for lane in self._lanes:
-            lane.send(pack(Recovered()))
-
     # --- packets of others ------------------------------------------------------------------------------------------
 
     def give_back(self, lease: Lease) -> None:
