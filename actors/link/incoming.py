@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.budget import Budget
 from actors.runtime.exchange import TUN, Exchange
 from actors.runtime.loop import Timer
 from actors.runtime.runs import Run, Runs
@@ -36,6 +37,7 @@ from protocol.mycelium.framing import (
     SOURCE_OFFSET,
     StreamDecoder,
 )
+from protocol.mycelium.identity import OVERLAY_FIRST_BYTES
 from protocol.mycelium.sealing import OVERHEAD
 from protocol.mycelium.tlv import decode
 from protocol.waiting import WaitingPackets
@@ -54,7 +56,6 @@ WAIT_SECONDS: Final = 20.0
 """The router answers within 15; this is for the case that it never heard the question."""
 
 NOWHERE: Final = -1
-OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
 
 
 class _Flow:
@@ -103,8 +104,8 @@ class Incoming:
         self._flows: dict[bytes, _Flow] = {}
         self._used: set[bytes] = set()
         self._waiting = WaitingPackets()
-        self._reports_left = REPORTS_PER_SECOND
-        self._resolves_left = RESOLVES_PER_SECOND
+        self._reports = Budget(REPORTS_PER_SECOND)
+        self._resolves = Budget(RESOLVES_PER_SECOND)
         self._to_router: deque[bytes] = deque()
         self._router_until = 0.0
         self._router_retry: Timer | None = None
@@ -311,7 +312,7 @@ class Incoming:
             return
         prefix = destination[:8]
         known = prefix in self._waiting
-        if not known and not self._resolves_left:
+        if not known and self._resolves.empty:
             self._counters["resolves.over_limit"] += 1
             self._undelivered(Undelivered.NO_ROUTE, packet)
             return
@@ -319,7 +320,7 @@ class Incoming:
             self._undelivered(Undelivered.NO_ROUTE, packet)
             return
         if not known:
-            self._resolves_left -= 1
+            self._resolves.take()
             self._router.send(Resolve(prefix + bytes(8), 64))
 
     def expire(self) -> None:
@@ -329,8 +330,7 @@ class Incoming:
 
     def _undelivered(self, why: Undelivered, packet: memoryview) -> None:
         self._counters[f"dropped.{why.name.lower()}"] += 1
-        if self._reports_left > 0:
-            self._reports_left -= 1
+        if self._reports.take():
             self._exchange.tell(TUN, ReportUndelivered(why, bytes(packet)))
 
     def on_routes(self, changes: Sequence[RouteEntry]) -> None:
@@ -364,8 +364,8 @@ class Incoming:
 
     def next_second(self) -> None:
         """A new second has begun."""
-        self._reports_left = REPORTS_PER_SECOND
-        self._resolves_left = RESOLVES_PER_SECOND
+        self._reports.next_second()
+        self._resolves.next_second()
 
     def take_traffic(self) -> tuple[PairTraffic, ...]:
         """What each pair brought since the last call."""

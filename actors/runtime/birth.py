@@ -55,29 +55,13 @@ class Birth(Generic[T]):
         Raises `OSError` where there is no room for another process or descriptor.
         """
         self.before()
-        ours, theirs = Channel.pair()
-        parent = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
-        if pid == 0:
-            self._live(theirs, parent)
-        theirs.close()
-        return pid, ours
+        return _fork(self._live)
 
     def _live(self, channel: Channel, parent: int) -> NoReturn:
         code = 1
         try:
             _reset_signals()
-            confine.close_all_but((channel.fileno(), *self.descriptors()))
-            confine.die_with_parent(parent)
-            confine.no_core_dump()
-            if not self.dumpable:
-                confine.not_dumpable()
-            setproctitle.setproctitle(f"septate: {self.start.title}")
+            _strip((channel.fileno(), *self.descriptors()), parent, self.start.title, dumpable=self.dumpable)
             logs.configure(self.start.log_level, self.start.log_format)
             prepared = self.prepare()
             confine.drop_capabilities()
@@ -94,27 +78,49 @@ class Birth(Generic[T]):
 
 
 def fork_once(main: Callable[[Channel], None], title: str) -> tuple[int, Channel]:
-    """Starts a child that does one thing with the supervisor's rights, reports over the channel and exits."""
-    ours, theirs = Channel.pair()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
+    """Starts a child that does one thing with the supervisor's rights, reports over the channel and exits.
+
+    Raises `OSError` where there is no room for another process or descriptor.
+    """
+
+    def live(channel: Channel, parent: int) -> NoReturn:
         code = 1
         try:
             _reset_signals()
-            confine.close_all_but((theirs.fileno(),))
-            confine.die_with_parent(parent)
-            confine.no_core_dump()
-            confine.not_dumpable()
-            setproctitle.setproctitle(f"septate: {title}")
-            main(theirs)
+            _strip((channel.fileno(),), parent, title, dumpable=False)
+            main(channel)
             code = 0
         except BaseException:  # noqa: BLE001 - as above
             traceback.print_exc()
         finally:
             _exit(code)
+
+    return _fork(live)
+
+
+def _fork(live: Callable[[Channel, int], NoReturn]) -> tuple[int, Channel]:
+    # `live(channel, parent)` is the child's whole life.
+    ours, theirs = Channel.pair()
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if pid == 0:
+        live(theirs, parent)
     theirs.close()
     return pid, ours
+
+
+def _strip(keep: tuple[int, ...], parent: int, title: str, *, dumpable: bool) -> None:
+    confine.close_all_but(keep)
+    confine.die_with_parent(parent)
+    confine.no_core_dump()
+    if not dumpable:
+        confine.not_dumpable()
+    setproctitle.setproctitle(f"septate: {title}")
 
 
 def _exit(code: int) -> NoReturn:

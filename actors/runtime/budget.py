@@ -11,9 +11,14 @@ class Budget:
     def __init__(self, per_second: int) -> None:
         self._left = self._per_second = per_second
 
+    @property
+    def empty(self) -> bool:
+        """Whether none is left."""
+        return not self._left
+
     def take(self) -> bool:
         """Takes one; False where none is left."""
-        if not self._left:
+        if self.empty:
             return False
         self._left -= 1
         return True

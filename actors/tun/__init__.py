@@ -151,7 +151,7 @@ class Tun:
         self._in.ask_again()
 
     def _each_second(self) -> None:
-        self._answers.next_second()
+        self._answers.errors.next_second()
         self._out.resolves.next_second()
         self._in.resolves.next_second()
         self._report_traffic()

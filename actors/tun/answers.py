@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.runtime.actor import Outlet, Runtime
+from actors.runtime.budget import Budget
 from actors.runtime.exchange import Exchange
 from actors.tun.device import Device
 from actors.tun.sealing import Sealer
@@ -12,11 +13,11 @@ from protocol.forwarding import ForwardingTable
 from protocol.frames import ReportUndelivered, Resolve, RouteState, Undelivered
 from protocol.icmpv6 import IcmpError, error_packet, may_answer
 from protocol.mycelium.framing import DATA_HEADER, HOP_LIMIT_OFFSET, read_data_header
+from protocol.mycelium.identity import OVERLAY_FIRST_BYTES
 from protocol.mycelium.remotes import Remotes
 from protocol.mycelium.reports import build_report
 
 ERRORS_PER_SECOND: Final = 200
-OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
 
 
 class Answers:
@@ -41,17 +42,13 @@ class Answers:
         self._router = router
         self._exchange = exchange
         self._sealer = sealer
-        self._left = ERRORS_PER_SECOND
-
-    def next_second(self) -> None:
-        """A new second has begun."""
-        self._left = ERRORS_PER_SECOND
+        self.errors = Budget(ERRORS_PER_SECOND)
+        """What we may tell our host."""
 
     def tell_host(self, error: IcmpError, packet: memoryview) -> None:
         """Tells our host why `packet` of its did not go."""
         self._counters[f"answered.{error.name.lower()}"] += 1
-        if may_answer(packet) and self._left > 0:
-            self._left -= 1
+        if may_answer(packet) and self.errors.take():
             self._device.write(error_packet(error, self._address, bytes(packet[8:24]), packet))
 
     def on_undelivered(self, message: ReportUndelivered) -> None:

@@ -15,6 +15,7 @@ from protocol.forwarding import ForwardingTable
 from protocol.frames import Direction, PacketsSeen, Resolve
 from protocol.mycelium.errors import WireError
 from protocol.mycelium.framing import DATA_HEADER, DESTINATION_OFFSET, HOP_LIMIT_OFFSET, SOURCE_OFFSET
+from protocol.mycelium.identity import OVERLAY_FIRST_BYTES
 from protocol.mycelium.remotes import Remote, Remotes
 from protocol.mycelium.reports import open_report
 from protocol.mycelium.sealing import (
@@ -41,7 +42,6 @@ WAIT_SECONDS: Final = 20.0
 IPV6_HEADER: Final = 40
 IPV6_HOP_LIMIT: Final = 7
 IPV6_ADDRESSES: Final = 8
-OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
 MEMORY_BYTES: Final = 1 << 20
 
 

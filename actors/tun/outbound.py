@@ -8,13 +8,14 @@ from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.budget import Budget
 from actors.runtime.exchange import Exchange
 from actors.runtime.loop import READABLE
-from actors.tun.answers import OVERLAY_FIRST_BYTES, Answers
+from actors.tun.answers import Answers
 from actors.tun.device import Device
 from actors.tun.sealing import Flow, Sealer
 from protocol.flowqueue import FlowQueue, flow_key
 from protocol.forwarding import ForwardingTable
 from protocol.frames import PairTraffic, Resolve, RouteState
 from protocol.icmpv6 import IcmpError
+from protocol.mycelium.identity import OVERLAY_FIRST_BYTES
 from protocol.mycelium.remotes import Remotes
 from protocol.offload.vnet import HEADER_LENGTH, OffloadError
 from protocol.waiting import WaitingPackets

@@ -15,7 +15,8 @@ ROUTER_ID_BYTES: Final = 40
 ROUTER_ID_RANDOM_BYTES: Final = 6
 _ZONE: Final = bytes(2)
 _ZONE_END: Final = KEY_BYTES + len(_ZONE)
-_OVERLAY_FIRST_BYTE: Final = 0x04
+OVERLAY_FIRST_BYTES: Final = (0x04, 0x05)
+"""What an address of the overlay, 400::/7, begins with: either, by the parity of its key's hash."""
 
 
 class IdentityError(ValueError):
@@ -56,7 +57,7 @@ def address_of(public_key: bytes) -> bytes:
     _check_size("public key", public_key, KEY_BYTES)
     digest = blake3(public_key).digest(length=ADDRESS_BYTES)
     parity = digest[0].bit_count() & 1
-    return bytes((_OVERLAY_FIRST_BYTE | parity,)) + digest[1:]
+    return bytes((OVERLAY_FIRST_BYTES[parity],)) + digest[1:]
 
 
 def router_id(public_key: bytes, random: bytes) -> bytes:
