@@ -153,7 +153,7 @@ def _declared() -> dict[str, type[Any]]:
         name: value
         for name, value in vars(frames).items()
         if isinstance(value, type)
-        and value.__module__ == frames.__name__
+        and value.__module__.startswith(f"{frames.__name__}.")
         and (dataclasses.is_dataclass(value) or issubclass(value, enum.Enum))
     }
 

@@ -1,0 +1,53 @@
+"""Frames between links, router and peers: neighbours, their control packets, what moved."""
+
+from __future__ import annotations
+
+from protocol.codec import frame, record
+
+
+@frame(0x30)
+class LinkUp:
+    """Link → router: a connection to a neighbour. `any_size`: it carries packets of every size."""
+
+    link: int
+    name: str
+    static_cost: int
+    any_size: bool
+    resumed: bool
+    """Whether this process goes on in a connection that another one had, and may have lost what it was to write."""
+
+
+@frame(0x31)
+class ControlArrived:
+    """Link → router: control packets, headers included, one behind the other, already found well-formed."""
+
+    link: int
+    packets: bytes
+
+
+@frame(0x32)
+class SendControl:
+    """Router → link: write these control packets, one after the other."""
+
+    link: int
+    packets: bytes
+
+
+@record
+class PairTraffic:
+    """Packets and bytes of ciphertext between two addresses since the last report."""
+
+    source: bytes
+    destination: bytes
+    packets: int
+    octets: int
+
+
+@frame(0x33)
+class Traffic:
+    """Link or tun → peers, about once a second while there is any: what moved since the last one."""
+
+    link: int
+    received_octets: int
+    sent_octets: int
+    pairs: tuple[PairTraffic, ...]

@@ -1,0 +1,170 @@
+"""Frames between the supervisor and its children, on their Unix socket."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from protocol.codec import FrameError, frame, record
+
+SCHEMA: Final = 1
+"""Of all frames; one more with every frame that is added, removed or changed."""
+
+
+class Role(enum.Enum):
+    """The kinds of process."""
+
+    SUPERVISOR = "supervisor"
+    TUN = "tun"
+    LINK = "link"
+    PEERS = "peers"
+    ROUTER = "router"
+    STATUS = "status"
+
+
+@frame(0x01)
+class Hello:
+    """Child → supervisor, first: who speaks, and in which version of these frames."""
+
+    schema: int
+    role: Role
+    name: str
+    pid: int
+
+
+@frame(0x02)
+class Ready:
+    """Child → supervisor: it serves now. A death after this is answered at once."""
+
+
+@record
+class Figures:
+    """What a process says of itself."""
+
+    cpu_seconds: float
+    pss_kib: int
+    queues: dict[str, int]
+    counters: dict[str, int]
+
+
+@frame(0x03)
+class Heartbeat:
+    """Child → supervisor, every second."""
+
+    figures: Figures
+
+
+@frame(0x04)
+class Stop:
+    """Supervisor → child: finish what is in hand and exit."""
+
+    reason: str
+
+
+@frame(0x05)
+class OpenSocket:
+    """Peers → supervisor: a TCP socket to dial with, marked as configured."""
+
+    token: int
+    ipv6: bool
+
+
+@frame(0x0E)
+class AdoptLink:
+    """Supervisor → a process of links, the socket and the ledger attached: take this connection, too.
+
+    `sent` and `received` are the kernel's counts when the connection was new.
+    """
+
+    link: int
+    endpoint: str
+    outbound: bool
+    sent: int
+    received: int
+
+
+@frame(0x06)
+class SocketOpened:
+    """Supervisor → peers, the socket attached; or `error` and nothing attached."""
+
+    token: int
+    error: str
+
+
+@frame(0x07)
+class SpawnLink:
+    """Peers → supervisor, the connected socket attached: give it a process."""
+
+    link: int
+    endpoint: str
+    outbound: bool
+
+    def __post_init__(self) -> None:
+        if self.link < 1:
+            raise FrameError(f"link {self.link} where numbers start at 1")
+
+
+@frame(0x08)
+class EndLink:
+    """Peers or router → supervisor: this link has to go."""
+
+    link: int
+    reason: str
+
+
+@frame(0x09)
+class LinkGone:
+    """Supervisor → peers and router: the process of this link ended."""
+
+    link: int
+    reason: str
+
+
+@frame(0x0A)
+class AskActors:
+    """Child → supervisor, or anyone → an actor, who passes it on: what runs, and how is it?"""
+
+    token: int
+
+
+@record
+class ActorRow:
+    """One process as the supervisor knows it: identity, age, restarts, and its last heartbeat."""
+
+    name: str
+    role: Role
+    title: str
+    pid: int
+    age_seconds: float
+    restarts: int
+    ready: bool
+    cpu_seconds: float
+    pss_kib: int
+    queues: dict[str, int]
+    counters: dict[str, int]
+
+
+@frame(0x0B)
+class ActorList:
+    """The answer to `AskActors`; `more` where another part follows."""
+
+    token: int
+    actors: tuple[ActorRow, ...]
+    more: bool
+
+
+@frame(0x0C)
+class DeviceReady:
+    """Set-up child → supervisor, the TUN descriptor attached if there is a device: whose node this is."""
+
+    public_key: bytes
+    udp_offload: bool
+    """Whether the device takes super-packets of UDP, too."""
+    warnings: tuple[str, ...]
+
+
+@frame(0x0D)
+class DeviceFailed:
+    """Set-up child → supervisor: why the node can't start."""
+
+    error: str
