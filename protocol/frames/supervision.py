@@ -7,7 +7,7 @@ from typing import Final
 
 from protocol.codec import FrameError, frame, record
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Of all frames; one more with every frame that is added, removed or changed."""
 
 
@@ -20,6 +20,7 @@ class Role(enum.Enum):
     PEERS = "peers"
     ROUTER = "router"
     STATUS = "status"
+    MESSAGEBOX = "messagebox"
 
 
 @frame(0x01)

@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from protocol import frames
 from protocol.codec import FrameError, pack, topic, unpack
 from protocol.frames import (
+    MAX_BODIES,
+    MAX_BODIES_BYTES,
     MAX_CHANGES,
     MAX_PART,
+    MAX_PART_BYTES,
     MAX_RUN_BYTES,
     MAX_SLOTS,
     SCHEMA,
@@ -30,12 +33,17 @@ from protocol.frames import (
     AdoptLink,
     Answer,
     AskActors,
+    AskMessage,
+    AskOutbox,
     AskPeers,
     AskPublicKey,
     AskQueried,
     AskRoutes,
     AskTable,
+    AskTopics,
     AskTraffic,
+    CancelMessage,
+    ChangeTopic,
     ControlArrived,
     DeviceFailed,
     DeviceReady,
@@ -47,14 +55,30 @@ from protocol.frames import (
     LaneHello,
     LinkGone,
     LinkUp,
+    MessageFailed,
+    MessageFailure,
+    MessageHead,
+    MessagePart,
+    MessagePushed,
+    MessageRoute,
+    MessagesOpened,
+    MessagesSealed,
+    NoMessage,
     OpenSocket,
+    OutboxList,
+    OutboxRow,
+    OutboxState,
     Outcome,
     Packets,
     PacketsSeen,
     PairTraffic,
+    PartTaken,
     PeerList,
     PeerRow,
     PublicKeyAnswer,
+    PushMessage,
+    PushPart,
+    PushTaken,
     QueriedList,
     QueriedRow,
     Ready,
@@ -71,24 +95,34 @@ from protocol.frames import (
     RouteRow,
     RouteState,
     RouteUsed,
+    SealMessages,
     SendControl,
     SocketOpened,
     SpawnLink,
+    StillWaiting,
     Stop,
+    StopWaiting,
     TableEpoch,
     TablePart,
     TableSerial,
+    TopicChange,
+    TopicList,
+    TopicRow,
     Traffic,
     TrafficList,
     Undelivered,
     in_parts,
     lengths_of,
+    opened_head,
+    opened_heads,
     pack_lengths,
     pack_packets,
+    sealing_head,
+    sealing_heads,
     unpack_packets,
 )
 
-LAYOUT: dict[int, str] = {1: "1dcecd16970abf35"}
+LAYOUT: dict[int, str] = {2: "19aca452176e3469"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -98,6 +132,9 @@ FIGURES = Figures(1.25, 4096, {"outgoing": 2}, {"sends.full": 1})
 ROW = ActorRow("tun", Role.TUN, "tun mycelium", 4711, 65.5, 2, True, 1.25, 4096, {"q": 1}, {"c": 2})
 PEER = PeerRow("tcp://192.0.2.1:9651", "static", "alive", 7, 10, 20, 3.5, None, "")
 LENGTHS = bytes.fromhex("0200000003000000")
+MESSAGE_ID = bytes.fromhex("0102030405060708")
+HEAD = MessageHead(MESSAGE_ID, NETWORK, KEY, NETWORK, b"demo", 5)
+SENT = OutboxRow(MESSAGE_ID, NETWORK, b"demo", False, OutboxState.SENDING, 1, 2, 3, 1.5, 301.5, 5)
 
 EXAMPLES: tuple[Any, ...] = (
     Hello(SCHEMA, Role.ROUTER, "router", 4711),
@@ -144,6 +181,27 @@ EXAMPLES: tuple[Any, ...] = (
     AskTraffic(5),
     TrafficList(5, (AddressTraffic(NETWORK, 1, 1400),), (), True),
     PacketsSeen("tun", Direction.OUT, bytes(40)),
+    MessagesOpened(opened_head(NETWORK, NETWORK, KEY, 0xFFFF, 2), b"ab"),
+    SealMessages(2**63, 1, sealing_head(NETWORK, NETWORK, 0, 2), b"ab"),
+    MessagesSealed(2**63, 1),
+    MessageRoute(bytes(8), True),
+    StillWaiting(5),
+    CancelMessage(5, MESSAGE_ID),
+    PushMessage(5, NETWORK, b"demo", b"", 1000, b"key", 5, b"hel"),
+    PushPart(5, 3, b"lo"),
+    PushTaken(5, 3),
+    MessagePushed(5, MESSAGE_ID),
+    MessageFailed(5, MessageFailure.FULL, "4096 messages are on their way"),
+    AskMessage(5, None, True, 0),
+    MessagePart(5, HEAD, 0, b"hel", True),
+    PartTaken(5, 3),
+    NoMessage(5),
+    StopWaiting(5),
+    AskOutbox(5, MESSAGE_ID),
+    OutboxList(5, (SENT,), False),
+    AskTopics(5, b"demo"),
+    TopicList(5, True, (TopicRow(b"demo", ("400::/7",), "/run/demo.sock"),), False),
+    ChangeTopic(5, TopicChange.ADD_SOURCE, b"demo", "400::/7"),
 )
 KINDS = [type(example) for example in EXAMPLES]
 
@@ -411,3 +469,52 @@ def test_quick_way_is_as_strict_as_the_slow_one(parts: list[Any]) -> None:
 def test_quick_way_takes_any_bytes_for_packets_or_refuses_them(garbage: bytes) -> None:
     with contextlib.suppress(FrameError):
         unpack_packets(b"\x95\x40" + garbage)
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heads", "bodies", "reason"),
+    [
+        (b"", b"", "bytes of heads"),
+        (bytes(69), b"", "bytes of heads"),
+        (opened_head(NETWORK, NETWORK, KEY, 0, 3), b"ab", "don't add up"),
+        (opened_head(NETWORK, NETWORK, KEY, 0, 0) * (MAX_BODIES + 1), b"", "bytes of heads"),
+        (opened_head(NETWORK, NETWORK, KEY, 0, MAX_BODIES_BYTES + 1), bytes(MAX_BODIES_BYTES + 1), "at most"),
+    ],
+)
+def test_bodies_of_message_packets_have_to_add_up(heads: bytes, bodies: bytes, reason: str) -> None:
+    with pytest.raises(FrameError, match=reason):
+        MessagesOpened(heads, bodies)
+
+
+def test_heads_of_message_packets_come_back_as_they_were() -> None:
+    opened = [(NETWORK, bytes(16), KEY, 0xABCD, 5), (bytes(16), NETWORK, bytes(32), 0, 0)]
+    assert list(opened_heads(b"".join(opened_head(*head) for head in opened))) == opened
+    to_seal = [(NETWORK, bytes(16), 0xABCD, 5), (bytes(16), NETWORK, 0, 0)]
+    assert list(sealing_heads(b"".join(sealing_head(*head) for head in to_seal))) == to_seal
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ((bytes(15), b"", b"", None, b"", 0, b""), "an address has 16 bytes"),
+        ((NETWORK, b"", bytes(7), None, b"", 0, b""), "a message id has 8 bytes"),
+        ((NETWORK, b"", b"", -1, b"", 0, b""), "a wait of -1 ms"),
+        ((NETWORK, b"", b"", None, bytes(65), 0, b""), "idempotency key of 65 bytes"),
+        ((NETWORK, b"", b"", None, b"", 1, b"ab"), "in a message of 1"),
+        ((NETWORK, b"", b"", None, b"", 2, b""), "a first part without data"),
+        ((NETWORK, b"", b"", None, b"", MAX_PART_BYTES + 1, bytes(MAX_PART_BYTES + 1)), "at most"),
+    ],
+)
+def test_message_that_can_not_be_pushed_is_refused(fields: tuple[Any, ...], reason: str) -> None:
+    with pytest.raises(FrameError, match=reason):
+        PushMessage(1, *fields)
+
+
+def test_head_of_a_message_is_in_its_first_part_only() -> None:
+    with pytest.raises(FrameError, match="belongs into its first part"):
+        MessagePart(1, None, 0, b"", False)
+    with pytest.raises(FrameError, match="belongs into its first part"):
+        MessagePart(1, HEAD, 1, b"", False)
