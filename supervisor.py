@@ -29,7 +29,7 @@ import actors.births as births
 from actors import openings, setup
 from actors.births import Surroundings
 from actors.keepsakes import Arenas, Connection
-from actors.peers import KeptLink
+from actors.peers import KeptLink, Listener
 from actors.runtime import logs
 from actors.runtime.birth import Birth
 from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
@@ -60,6 +60,7 @@ from protocol.frames import (
     link_text,
     process_of,
 )
+from protocol.mycelium.endpoint import Protocol
 from protocol.restarts import Life, RestartPolicy
 from septate.config import NodeConfig
 
@@ -191,13 +192,24 @@ class Supervisor:
             udp_offload=device.udp_offload,
             router_memory=os.memfd_create("septate-router", os.MFD_CLOEXEC),
             peers_memory=os.memfd_create("septate-peers", os.MFD_CLOEXEC),
-            listener=openings.listen_for_peers(config.tcp_listen_port, config.firewall_mark, self._log),
+            listeners=self._listeners(),
             api=openings.listen_for_api(*config.api_addr, self._log),
             started_at=time.time(),
             kept_links=self._kept_links,
             arenas=Arenas(),
             link_numbers=self._link_numbers,
         )
+
+    def _listeners(self) -> tuple[Listener, ...]:
+        config, log = self._config, self._log
+        stream = Protocol.TLS if config.ways.private else Protocol.TCP
+        found = [Listener(openings.listen_for_peers(config.tcp_listen_port, config.firewall_mark, log), stream)]
+        if config.vsock_listen_port is not None:
+            found.append(Listener(openings.listen_on_vsock(config.vsock_listen_port, log), Protocol.VSOCK))
+        if config.unix_listen is not None:
+            opened = openings.listen_on_unix(config.unix_listen, log)
+            found.append(Listener(opened, Protocol.UNIX, config.unix_listen))
+        return tuple(listener for listener in found if listener.descriptor >= 0)
 
     def _kept_links(self) -> tuple[KeptLink, ...]:
         now = time.monotonic()
@@ -454,7 +466,7 @@ class Supervisor:
 
     def _open_socket(self, child: Child, message: OpenSocket) -> None:
         try:
-            with openings.socket_to_dial_with(message.ipv6, self._config.firewall_mark) as opened:
+            with openings.socket_to_dial_with(message.kind, self._config.firewall_mark) as opened:
                 self._tell(child.name, SocketOpened(message.token, ""), (opened.fileno(),))
         except openings.OpeningError as error:
             self._tell(child.name, SocketOpened(message.token, str(error)))
@@ -479,9 +491,11 @@ class Supervisor:
             self._start(Child(births.links(surroundings, actor_of(message.link), links), links))
         else:
             host.links[message.link] = connection
-            adopt = AdoptLink(message.link, message.endpoint, message.outbound, base.sent, base.received)
+            adopt = AdoptLink(
+                message.link, message.endpoint, message.outbound, message.transport, base.sent, base.received
+            )
             # To a process that is just being restarted nothing need be said: it is born with all its links.
-            self._tell(host.name, adopt, (connection.descriptor, connection.ledger))
+            self._tell(host.name, adopt, connection.descriptors())
 
     def _why_no_link(self, descriptors: list[int]) -> str:
         if len(descriptors) != 1:

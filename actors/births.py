@@ -48,7 +48,7 @@ class Surroundings:
     udp_offload: bool
     router_memory: int
     peers_memory: int
-    listener: int
+    listeners: tuple[peers_actor.Listener, ...]
     api: int
     started_at: float
     kept_links: Callable[[], tuple[peers_actor.KeptLink, ...]]
@@ -138,11 +138,16 @@ def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
 def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
     def prepare() -> peers_actor.PeersConfig:
         return peers_actor.PeersConfig(
-            around.listener, around.peers_memory, around.config.peers, around.kept_links(), *around.link_numbers()
+            around.listeners,
+            around.config.ways,
+            around.peers_memory,
+            around.config.peers,
+            around.kept_links(),
+            *around.link_numbers(),
         )
 
     start = _start(around, Role.PEERS, "peers", "peers")
-    own = (around.peers_memory,) if around.listener < 0 else (around.peers_memory, around.listener)
+    own = (around.peers_memory, *(listener.descriptor for listener in around.listeners))
     return Birth(start, peers_actor.main, prepare, lambda: own, _files(around, connect_tcp=True))
 
 

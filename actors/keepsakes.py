@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from actors.link import LinkConfig, OldArena
+from actors.link.transports import TRANSPORTS
 from actors.runtime.exchange import ArenaConfig
 from actors.runtime.pages import fixed, shared
 from actors.runtime.positions import Positions, PositionsError, positions
@@ -74,14 +75,18 @@ class Connection:
         self.since: Final = time.monotonic()
         self._socket = socket.socket(fileno=connection)
         self._arenas = arenas
-        self.ledger: Final = fixed(f"septate-ledger-{message.link}", LEDGER_BYTES)
-        with mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED) as memory, memoryview(memory) as words:
-            Ledger.begin(words)
+        self._base: Positions | None = None
+        self._guard = PoisonGuard()
         self.resumed = False
         self.needed: tuple[OldArena, ...] = ()
         """Arenas that the next incarnation has to look into."""
-        self._guard = PoisonGuard()
-        self._base: Positions | None = None
+        if not TRANSPORTS[message.transport].resumable:
+            self.ledger = -1
+            self._base = Positions(0, 0)
+            return
+        self.ledger = fixed(f"septate-ledger-{message.link}", LEDGER_BYTES)
+        with mmap.mmap(self.ledger, LEDGER_BYTES, mmap.MAP_SHARED) as memory, memoryview(memory) as words:
+            Ledger.begin(words)
 
     @property
     def descriptor(self) -> int:
@@ -90,7 +95,8 @@ class Connection:
 
     def descriptors(self) -> tuple[int, ...]:
         """What a process needs of it."""
-        return (self.descriptor, self.ledger, *(arena.descriptor for arena in self.needed))
+        ledger = () if self.ledger < 0 else (self.ledger,)
+        return (self.descriptor, *ledger, *(arena.descriptor for arena in self.needed))
 
     def config(self) -> LinkConfig:
         """What a process is told of it. Raises `PositionsError` where the connection was over before it began."""
@@ -99,6 +105,7 @@ class Connection:
             connection=self.descriptor,
             endpoint=self.message.endpoint,
             outbound=self.message.outbound,
+            transport=self.message.transport,
             ledger=self.ledger,
             base=self.base(),
             resumed=self.resumed,
@@ -113,6 +120,8 @@ class Connection:
 
     def died(self) -> str:
         """The process was killed: empty where a successor can go on, else why the connection has to end."""
+        if self.ledger < 0:
+            return f"only TCP connections outlive their process, not {self.message.transport.value}"
         try:
             now = positions(self._socket).since(self.base())
             # Unmapped by the last who looks, for a mapping that an error still points into can't be closed.
@@ -130,4 +139,5 @@ class Connection:
     def close(self) -> None:
         """Ends the connection for good."""
         self._socket.close()
-        os.close(self.ledger)
+        if self.ledger >= 0:
+            os.close(self.ledger)

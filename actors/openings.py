@@ -6,11 +6,14 @@ What can't be opened costs its part of the node and an error line, not the node:
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
+import stat
 from typing import Final
 
 from actors.runtime.logs import Log
+from protocol.frames import SocketKind
 
 BACKLOG: Final = 512
 MOST_DESCRIPTORS: Final = 8192
@@ -39,6 +42,56 @@ def listen_for_peers(port: int, mark: int | None, log: Log) -> int:
         return -1
 
 
+def listen_on_vsock(port: int, log: Log) -> int:
+    """A descriptor that listens for vsock connections from any machine; -1 and a line in the log where it can't."""
+    try:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
+            listener.bind((socket.VMADDR_CID_ANY, port))
+            listener.listen(BACKLOG)
+            return listener.detach()
+    except OSError as error:
+        log.error(
+            f"cannot listen for peers on vsock port {port}: {error.strerror}; this node runs without it. "
+            "Is vsock in this kernel? Else leave --vsock-listen-port out"
+        )
+        return -1
+
+
+def listen_on_unix(path: str, log: Log) -> int:
+    """A descriptor that listens on a Unix socket for its user and group; -1 and a line in the log where it can't.
+
+    A socket that nobody listens on is what a node that was killed left behind, and gives way.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
+            _remove_left_over(path)
+            before = os.umask(0o117)
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(before)
+            listener.listen(BACKLOG)
+            return listener.detach()
+    except OSError as error:
+        log.error(
+            f"cannot listen for peers on the Unix socket {path}: {error.strerror}; this node runs without it. "
+            "Choose another --unix-listen, in a folder that this user may write"
+        )
+        return -1
+
+
+def _remove_left_over(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.connect(path)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        os.unlink(path)  # noqa: PTH108 - a path is text here, as in every call around it
+
+
 def listen_for_api(host: str, port: int, log: Log) -> int:
     """A descriptor that listens for HTTP; -1 and a line in the log where it can't."""
     try:
@@ -55,14 +108,24 @@ def listen_for_api(host: str, port: int, log: Log) -> int:
         return -1
 
 
-def socket_to_dial_with(ipv6: bool, mark: int | None) -> socket.socket:
-    """A TCP socket, marked before it connects, so that its first packet is marked too. Raises `OpeningError`."""
+_FAMILIES: Final = {
+    SocketKind.TCP_IPV4: socket.AF_INET,
+    SocketKind.TCP_IPV6: socket.AF_INET6,
+    SocketKind.UNIX: socket.AF_UNIX,
+    SocketKind.VSOCK: socket.AF_VSOCK,
+}
+_UNMARKED: Final = frozenset({SocketKind.UNIX, SocketKind.VSOCK})
+"""What leaves the machine over no network has nothing to be routed by."""
+
+
+def socket_to_dial_with(kind: SocketKind, mark: int | None) -> socket.socket:
+    """A stream socket, marked before it connects, so that its first packet is marked too. Raises `OpeningError`."""
     try:
-        opened = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        opened = socket.socket(_FAMILIES[kind], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
-        raise OpeningError(f"cannot open a socket: {error.strerror}") from error
+        raise OpeningError(f"cannot open a socket ({kind.value}): {error.strerror}") from error
     try:
-        _mark(opened, mark)
+        _mark(opened, None if kind in _UNMARKED else mark)
     except OSError as error:
         opened.close()
         need = "; CAP_NET_ADMIN is needed" if error.errno == errno.EPERM else ""

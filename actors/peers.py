@@ -10,6 +10,7 @@ Dies      links stay; its successor is told which there are, finds added peers i
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import socket
@@ -36,6 +37,7 @@ from protocol.frames import (
     PeerList,
     PeerRow,
     RemovePeer,
+    SocketKind,
     SocketOpened,
     SpawnLink,
     Traffic,
@@ -44,9 +46,10 @@ from protocol.frames import (
     link_text,
 )
 from protocol.linknumbers import LinkNumbers
-from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress
+from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress, UnixAddress, VsockAddress
 from protocol.mycelium.framing import PACKET_HEADER, PACKET_VERSION
 from protocol.peering import AlreadyKnown, Kind, NotKnown, PeeringError, PeerTable
+from protocol.transports import Ways
 
 DIAL_SECONDS: Final = 10.0
 FIRST_WORD_SECONDS: Final = 10.0
@@ -54,6 +57,11 @@ FIRST_WORD_SECONDS: Final = 10.0
 MAX_SILENT: Final = 256
 ACCEPTS_PER_TURN: Final = 32
 ACCEPT_PAUSE_SECONDS: Final = 0.5
+FIRST_WORD_PAUSE_SECONDS: Final = 0.05
+_TLS_HANDSHAKE: Final = b"\x16\x03"
+"""How the record begins in which a TLS client says hello (RFC 8446 section 5.1)."""
+_WITHOUT_LOW_WATER: Final = frozenset({Protocol.UNIX, Protocol.VSOCK})
+"""Sockets for which the kernel does not wait until there is a whole packet header to read."""
 COMPACT_BYTES: Final = 1 << 20
 
 
@@ -68,11 +76,24 @@ class KeptLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening stream socket."""
+
+    descriptor: int
+    transport: Protocol
+    """What is spoken on the connections that come in."""
+    path: str = ""
+    """Of a Unix socket."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeersConfig:
     """What peers is given at birth."""
 
-    listener: int
-    """Descriptor of the listening TCP socket, -1 for none."""
+    listeners: tuple[Listener, ...]
+    """One of each kind at most; those that could not be opened are not among them."""
+    ways: Ways
+    """How peers can be reached."""
     memory: int
     """Descriptor of the memory file: peers added and removed since the node's start."""
     endpoints: tuple[str, ...]
@@ -88,10 +109,11 @@ class PeersConfig:
 class _Silent:
     """An accepted connection that has not said anything yet."""
 
-    __slots__ = ("connection", "timer")
+    __slots__ = ("connection", "listener", "timer")
 
-    def __init__(self, connection: socket.socket, timer: Timer) -> None:
+    def __init__(self, connection: socket.socket, listener: Listener, timer: Timer) -> None:
         self.connection = connection
+        self.listener = listener
         self.timer = timer
 
 
@@ -121,7 +143,8 @@ class Peers:
         self._dialling: dict[int, tuple[str, socket.socket, Timer]] = {}
         self._silent: dict[int, _Silent] = {}
         self._timer: Timer | None = None
-        self._listener = socket.socket(fileno=config.listener) if config.listener >= 0 else None
+        self._ways = config.ways
+        self._guests = itertools.count(1)
 
         runtime.gauges.queue("dialling", lambda: len(self._dialling) + len(self._opening))
         runtime.gauges.queue("silent_connections", lambda: len(self._silent))
@@ -133,9 +156,8 @@ class Peers:
         runtime.on_channel(SocketOpened, self._on_socket_opened)
         runtime.on_channel(LinkGone, self._on_link_gone)
         self._restore(config)
-        if self._listener is not None:
-            self._listener.setblocking(False)
-            self._loop.watch(self._listener.fileno(), self._on_connections)
+        for listener in config.listeners:
+            self._listen(listener)
         self._loop.call_after(0, self._dial_due)
 
     # --- dialling ---------------------------------------------------------------------------------------------------
@@ -150,7 +172,7 @@ class Peers:
             else:
                 wanted.pop(endpoint, None)
         for endpoint in wanted:
-            self._table.add(endpoint, now, never=_why_never(Endpoint.parse(endpoint)))
+            self._table.add(endpoint, now, never=self._ways.why_never(Endpoint.parse(endpoint)))
         for link in config.kept:
             self._table.kept(link.endpoint, link.number, link.outbound, now, link.age)
 
@@ -158,7 +180,7 @@ class Peers:
         for endpoint in self._table.take_due(self._loop.now()):
             token, self._next_token = self._next_token, self._next_token + 1
             self._opening[token] = endpoint
-            self._runtime.tell_supervisor(OpenSocket(token, _address(endpoint).is_ipv6))
+            self._runtime.tell_supervisor(OpenSocket(token, _kind_of(Endpoint.parse(endpoint))))
         self._plan()
 
     def _plan(self) -> None:
@@ -174,8 +196,7 @@ class Peers:
             return
         connection = socket.socket(fileno=descriptors[0])
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = connection.connect_ex(_address(endpoint).sockaddr())
+        code = connection.connect_ex(Endpoint.parse(endpoint).address.sockaddr())
         if code not in (0, errno.EINPROGRESS):
             connection.close()
             self._dial_failed(endpoint, os.strerror(code))
@@ -198,7 +219,7 @@ class Peers:
         if self._table.connected(endpoint, link, self._loop.now()):
             self._counters["dials.connected"] += 1
             self._log.info("connected", peer=endpoint, link=link_text(link))
-            self._spawn(link, endpoint, True, connection)
+            self._spawn(link, endpoint, True, self._ways.transport(Endpoint.parse(endpoint)), connection)
         connection.close()
 
     def _dial_failed(self, endpoint: str, reason: str) -> None:
@@ -212,29 +233,30 @@ class Peers:
 
     # --- accepting --------------------------------------------------------------------------------------------------
 
-    def _on_connections(self, _events: int) -> None:
-        if self._listener is None:
-            return
+    def _listen(self, listener: Listener) -> None:
+        accepting = socket.socket(fileno=listener.descriptor)
+        accepting.setblocking(False)
+        self._loop.watch(accepting.fileno(), lambda _: self._on_connections(listener, accepting))
+
+    def _on_connections(self, listener: Listener, accepting: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                connection, _address_of_peer = self._listener.accept()
+                connection, _address_of_peer = accepting.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 # Out of descriptors, or a connection that was gone before we took it.
                 self._counters["accepts.failed"] += 1
                 self._log.warning("cannot accept a connection", reason=error.strerror)
-                self._rest_from_accepting()
+                self._rest_from_accepting(accepting.fileno())
                 return
-            self._wait_for_first_word(connection)
+            self._wait_for_first_word(connection, listener)
 
-    def _rest_from_accepting(self) -> None:
-        if self._listener is not None:
-            number = self._listener.fileno()
-            self._loop.want(number, 0)
-            self._loop.call_after(ACCEPT_PAUSE_SECONDS, lambda: self._loop.want(number, READABLE))
+    def _rest_from_accepting(self, number: int) -> None:
+        self._loop.want(number, 0)
+        self._loop.call_after(ACCEPT_PAUSE_SECONDS, lambda: self._loop.want(number, READABLE))
 
-    def _wait_for_first_word(self, connection: socket.socket) -> None:
+    def _wait_for_first_word(self, connection: socket.socket, listener: Listener) -> None:
         if len(self._silent) >= MAX_SILENT:
             # The oldest has had the longest time to speak.
             self._drop_silent(next(iter(self._silent)), "accepts.crowded_out")
@@ -243,11 +265,12 @@ class Peers:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, PACKET_HEADER)
         number = connection.fileno()
         timer = self._loop.call_after(FIRST_WORD_SECONDS, lambda: self._drop_silent(number, "accepts.silent"))
-        self._silent[number] = _Silent(connection, timer)
+        self._silent[number] = _Silent(connection, listener, timer)
         self._loop.watch(number, lambda _: self._on_first_word(number))
 
     def _on_first_word(self, number: int) -> None:
-        connection = self._silent[number].connection
+        silent = self._silent[number]
+        connection, transport = silent.connection, silent.listener.transport
         try:
             head = connection.recv(PACKET_HEADER, socket.MSG_PEEK)
         except BlockingIOError:
@@ -255,14 +278,21 @@ class Peers:
         except OSError:
             self._drop_silent(number, "accepts.broken")
             return
-        if len(head) < PACKET_HEADER:
+        if 0 < len(head) < PACKET_HEADER and transport in _WITHOUT_LOW_WATER:
+            # Asked again in a moment: such a socket is readable with the first byte.
+            self._loop.want(number, 0)
+            self._loop.call_after(FIRST_WORD_PAUSE_SECONDS, lambda: self._ask_again(number, silent))
+        elif len(head) < PACKET_HEADER:
             self._drop_silent(number, "accepts.broken")
-        elif head[0] != PACKET_VERSION:
-            reason = f"its first packet has version {head[0]}, only {PACKET_VERSION} exists"
-            self._log.warning("refused", peer=_remote_of(connection), reason=reason)
+        elif reason := _why_garbage(head, transport):
+            self._log.warning("refused", peer=self._remote_of(silent), reason=reason)
             self._drop_silent(number, "accepts.garbage")
         else:
             self._accept(number)
+
+    def _ask_again(self, number: int, silent: _Silent) -> None:
+        if self._silent.get(number) is silent:
+            self._loop.want(number, READABLE)
 
     def _accept(self, number: int) -> None:
         silent = self._silent.pop(number)
@@ -270,7 +300,7 @@ class Peers:
         self._loop.forget(number)
         connection = silent.connection
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        endpoint = _remote_of(connection)
+        endpoint = self._remote_of(silent)
         if endpoint is None:
             connection.close()
             return
@@ -278,8 +308,21 @@ class Peers:
         self._table.accepted(endpoint, link, self._loop.now())
         self._counters["accepts.connected"] += 1
         self._log.info("accepted", peer=endpoint, link=link_text(link))
-        self._spawn(link, endpoint, False, connection)
+        self._spawn(link, endpoint, False, silent.listener.transport, connection)
         connection.close()
+
+    def _remote_of(self, silent: _Silent) -> str | None:
+        """Who is at the other end, as people write it; None where nobody is any more."""
+        listener = silent.listener
+        if listener.path:
+            return str(Endpoint(listener.transport, UnixAddress(listener.path, next(self._guests))))
+        try:
+            sockaddr = silent.connection.getpeername()
+        except OSError:
+            return None
+        if listener.transport is Protocol.VSOCK:
+            return str(Endpoint(listener.transport, VsockAddress(*sockaddr)))
+        return str(Endpoint(listener.transport, SocketAddress.of_sockaddr(sockaddr)))
 
     def _drop_silent(self, number: int, counter: str) -> None:
         silent = self._silent.pop(number)
@@ -293,8 +336,8 @@ class Peers:
     def _new_link(self) -> int:
         return self._numbers.next()
 
-    def _spawn(self, link: int, endpoint: str, outbound: bool, connection: socket.socket) -> None:
-        self._runtime.tell_supervisor(SpawnLink(link, endpoint, outbound), (connection.fileno(),))
+    def _spawn(self, link: int, endpoint: str, outbound: bool, transport: Protocol, connection: socket.socket) -> None:
+        self._runtime.tell_supervisor(SpawnLink(link, endpoint, outbound, transport), (connection.fileno(),))
 
     def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
         self._numbers.gone(message.link)
@@ -308,7 +351,7 @@ class Peers:
     def _on_add(self, sender: bytes, message: AddPeer) -> None:
         try:
             endpoint = Endpoint.parse(message.endpoint)
-            self._table.add(str(endpoint), self._loop.now(), never=_why_never(endpoint))
+            self._table.add(str(endpoint), self._loop.now(), never=self._ways.why_never(endpoint))
         except AlreadyKnown as error:
             self._answer(sender, message.token, Outcome.EXISTS, error)
             return
@@ -379,20 +422,21 @@ class Peers:
             self._by_destination.add(pair.destination, pair.packets, pair.octets)
 
 
-def _address(endpoint: str) -> SocketAddress:
-    address = Endpoint.parse(endpoint).address
-    if not isinstance(address, SocketAddress):
-        raise EndpointError(f"{endpoint} is no TCP endpoint")
-    return address
+def _kind_of(endpoint: Endpoint) -> SocketKind:
+    """The socket that it takes to dial `endpoint`."""
+    match endpoint.address:
+        case UnixAddress():
+            return SocketKind.UNIX
+        case VsockAddress():
+            return SocketKind.VSOCK
+        case address:
+            return SocketKind.TCP_IPV6 if address.is_ipv6 else SocketKind.TCP_IPV4
 
 
-def _remote_of(connection: socket.socket) -> str | None:
-    """Who is at the other end, as people write it; None where nobody is any more."""
-    try:
-        return str(Endpoint(Protocol.TCP, SocketAddress.of_sockaddr(connection.getpeername())))
-    except OSError:
-        return None
-
-
-def _why_never(endpoint: Endpoint) -> str:
-    return "" if endpoint.protocol is Protocol.TCP else f"{endpoint.protocol.value} links do not exist in this version"
+def _why_garbage(head: bytes, transport: Protocol) -> str:
+    """Why a connection that begins with `head` is none of a peer; empty where it may be."""
+    if transport is Protocol.TLS:
+        return "" if head.startswith(_TLS_HANDSHAKE) else "it speaks no TLS, and this is a private network"
+    if head[0] != PACKET_VERSION:
+        return f"its first packet has version {head[0]}, only {PACKET_VERSION} exists"
+    return ""

@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 from typing import Any, Final
 
 from protocol.frames import ActorRow, AddressTraffic, PeerRow, QueriedRow, RouteRow
-from protocol.mycelium.endpoint import Endpoint, SocketAddress, ip_text
+from protocol.mycelium.endpoint import Endpoint, SocketAddress, UnixAddress, VsockAddress, ip_text
 
 METRIC_INFINITE: Final = 0xFFFF
 
@@ -16,14 +16,8 @@ METRIC_INFINITE: Final = 0xFFFF
 def peer_object(row: PeerRow) -> dict[str, Any]:
     """A `PeerStats`; ages are whole seconds."""
     endpoint = Endpoint.parse(row.endpoint)
-    address = endpoint.address
     return {
-        "endpoint": {
-            "proto": endpoint.protocol.value,
-            "addr": {"socket": str(address)}
-            if isinstance(address, SocketAddress)
-            else {"vsock": {"cid": address.cid, "port": address.port}},
-        },
+        "endpoint": {"proto": endpoint.protocol.value, "addr": _address_object(endpoint.address)},
         "type": row.kind,
         "connectionState": row.state,
         "txBytes": row.sent_octets,
@@ -31,6 +25,17 @@ def peer_object(row: PeerRow) -> dict[str, Any]:
         "discovered": _whole_seconds(row.discovered_age),
         "lastConnected": None if row.connected_age is None else _whole_seconds(row.connected_age),
     }
+
+
+def _address_object(address: SocketAddress | VsockAddress | UnixAddress) -> dict[str, Any]:
+    match address:
+        case SocketAddress():
+            return {"socket": str(address)}
+        case VsockAddress():
+            return {"vsock": {"cid": address.cid, "port": address.port}}
+        case UnixAddress():
+            # Ours: the reference has no such transport, and so no form for it.
+            return {"unix": str(address)}
 
 
 def route_object(row: RouteRow) -> dict[str, Any]:

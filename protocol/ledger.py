@@ -322,6 +322,21 @@ class _Batch:
         return zip(self.pieces[::2], self.pieces[1::2], strict=True)
 
 
+class NoLedger:
+    """The ledger of a connection that ends with its process: nobody will read it, so nothing is written."""
+
+    __slots__ = ()
+
+    def begin_batch(self, position: int, pieces: Sequence[int], own: Buffer = b"", lead: int = 0) -> None:
+        """As `Ledger.begin_batch`."""
+
+    def end_batch(self, position: int) -> None:
+        """As `Ledger.end_batch`."""
+
+    def rx_boundary(self, position: int, where: int) -> None:
+        """As `Ledger.rx_boundary`."""
+
+
 class PoisonGuard:
     """Closes a connection whose bytes kill whoever touches them: the second time, not for ever.
 

@@ -7,7 +7,16 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, Protocol, SocketAddress
+from protocol.mycelium.endpoint import (
+    MAX_PORT,
+    MAX_U32,
+    Endpoint,
+    EndpointError,
+    Protocol,
+    SocketAddress,
+    UnixAddress,
+)
+from protocol.transports import Ways
 from septate.errors import UserError
 
 DEFAULT_PORT: Final = 9651
@@ -62,6 +71,7 @@ class Settings:
     topic_config: str | None = None
     cdn_cache: str | None = None
     vsock_listen_port: int | None = None
+    unix_listen: str | None = None
     enable_dns: bool = False
     network_name: object = None
     network_key_file: object = None
@@ -101,6 +111,10 @@ class NodeConfig:
     """One of `LOG_FORMATS`."""
     instance: str | None = None
     """Name of this node among those on the machine, and of its runtime folder; None lets the supervisor choose."""
+    vsock_listen_port: int | None = None
+    """Where virtual machines and their host connect to over vsock, 0…4294967295; None for nowhere."""
+    unix_listen: str | None = None
+    """Path of a Unix socket where peers on this machine connect to; None for nowhere."""
     quic: bool = True
     """Whether QUIC would be used. Kept for the part that is to come, like all below."""
     quic_listen_port: int = DEFAULT_PORT
@@ -116,7 +130,14 @@ class NodeConfig:
     update_workers: int = 1
     """Accepted for compatibility, 1…255: one router process needs no more."""
 
+    @property
+    def ways(self) -> Ways:
+        """How peers can be reached."""
+        return Ways()
+
     def __post_init__(self) -> None:
+        if self.unix_listen is not None:
+            _check_unix_path(self.unix_listen)
         for peer in self.peers:
             if str(Endpoint.parse(peer)) != peer:
                 raise ConfigError(f"peer {peer!r} is not written as Endpoint writes it")
@@ -133,6 +154,13 @@ class NodeConfig:
             raise ConfigError(f"no log of level {self.log_level!r} and format {self.log_format!r}")
         if not self.tun_name:
             raise ConfigError("tun_name is empty; give the device a name, or use --no-tun")
+
+
+def _check_unix_path(path: str) -> None:
+    try:
+        UnixAddress(path)
+    except EndpointError as error:
+        raise ConfigError(f"unix_listen: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +211,8 @@ _GIVEN_AS_THEY_ARE: Final = (
     "peers",
     "tcp_listen_port",
     "firewall_mark",
+    "vsock_listen_port",
+    "unix_listen",
     "quic_listen_port",
     "peer_discovery_port",
     "peer_discovery_interfaces",
@@ -193,7 +223,6 @@ _PARTS_TO_COME: Final = {
     "metrics_api_address": "Prometheus metrics",
     "topic_config": "messages",
     "cdn_cache": "CDN",
-    "vsock_listen_port": "vsock links",
     "enable_dns": "DNS forwarder",
     "network_name": "private networks",
     "network_key_file": "private networks",
@@ -212,7 +241,6 @@ _WITHOUT_EFFECT: Final = {
 _NEVER_CONNECTS: Final = {
     Protocol.QUIC: "QUIC links are not in this version",
     Protocol.TLS: "TLS links belong to private networks",
-    Protocol.VSOCK: "vsock links are not in this version",
 }
 
 

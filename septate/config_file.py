@@ -160,6 +160,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "topic_config": _string,
     "cdn_cache": _string,
     "vsock_listen_port": _integer(MAX_U32),
+    "unix_listen": _string,
     "enable_dns": _boolean,
     "network_name": _anything,
     "network_key_file": _anything,

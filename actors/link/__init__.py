@@ -1,12 +1,12 @@
 """The link actor: one peer's connection; where peers are many, several in one process.
 
-Owns      one socket and what waits to be written to it; its arena; transit packets that wait for a route
+Owns      one connection over any transport (`transports/`); what waits to be written to it, or for a route; its arena
 Rights    no node key, no capability; Landlock: the runtime folder; its socket was handed in
 Receives  RouteDelta, TablePart, SendControl (router); Packets (tun and other links, over lanes); Stop
 Sends     LinkUp, ControlArrived, Resolve, RouteUsed (router); Packets, ReportUndelivered (over lanes);
           Traffic (peers); PacketsSeen (whoever listens)
-Dies      its successor goes on in the same connection, in the middle of a packet (`protocol/ledger.py`); packets that
-          were queued or half handled are lost; no peer notices
+Dies      over TCP its successor goes on in the same connection, in the middle of a packet (`protocol/ledger.py`):
+          packets that were queued or half handled are lost, no peer notices. Any other connection is dialled again
 
 The packet path, in:
  1. the socket is read into a slot of the arena, as much as there is
@@ -32,16 +32,16 @@ from typing import Final
 
 import setproctitle
 
-from actors.link.connection import describe, tune
 from actors.link.incoming import Incoming
 from actors.link.outgoing import Outgoing
+from actors.link.transports import TRANSPORTS, Setup, TransportError
 from actors.runtime.actor import Runtime
 from actors.runtime.exchange import TUN, ArenaConfig, Exchange, Packed
-from actors.runtime.loop import READABLE, WRITABLE
 from actors.runtime.positions import Positions, PositionsError, positions
 from actors.runtime.table import TableFollower
 from protocol.frames import AdoptLink, EndLink, LinkUp, RouteEntry, SendControl, Traffic
-from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, Recovery
+from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, NoLedger, Recovery
+from protocol.mycelium.endpoint import Endpoint, Protocol
 from protocol.mycelium.resume import packet_end
 
 _NOTHING: Final = Recovery(b"", 0, 0, memoryview(b""))
@@ -64,13 +64,15 @@ class LinkConfig:
     number: int
     """Names this link to router, peers and other links."""
     connection: int
-    """Descriptor of the connected TCP socket."""
+    """Descriptor of the connected socket."""
     endpoint: str
     """The peer as people write it."""
     outbound: bool
     """Whether this side dialled."""
+    transport: Protocol
+    """What is spoken on the socket."""
     ledger: int
-    """Descriptor of the connection's ledger."""
+    """Descriptor of the connection's ledger, -1 where the transport can't be resumed."""
     base: Positions
     """Where the kernel's counts stood when the connection was new."""
     resumed: bool
@@ -132,7 +134,7 @@ class Host:
         connection = socket.socket(fileno=config.connection)
         try:
             link = self._links[config.number] = Link(self._runtime, self, connection, config)
-        except (OSError, PositionsError, LedgerError) as error:
+        except (OSError, PositionsError, LedgerError, TransportError) as error:
             connection.close()
             self.ended(config.number, f"connection lost: {error}")
         else:
@@ -154,9 +156,21 @@ class Host:
             self._runtime.stop()
 
     def _on_adopt(self, message: AdoptLink, descriptors: list[int]) -> None:
-        connection, ledger = descriptors
+        connection, ledger = descriptors if len(descriptors) > 1 else (*descriptors, -1)
         base = Positions(message.sent, message.received)
-        self._take(LinkConfig(message.link, connection, message.endpoint, message.outbound, ledger, base, False, ()))
+        self._take(
+            LinkConfig(
+                number=message.link,
+                connection=connection,
+                endpoint=message.endpoint,
+                outbound=message.outbound,
+                transport=message.transport,
+                ledger=ledger,
+                base=base,
+                resumed=False,
+                old_arenas=(),
+            )
+        )
 
     def _on_end(self, message: EndLink, _descriptors: list[int]) -> None:
         link = self._links.get(message.link)
@@ -214,21 +228,23 @@ class Link:
         self._config = config
         self.endpoint: Final = config.endpoint
         self._loop = runtime.loop
-        self._socket = connection
         self._closed = self._watching = False
         self._reported_in = self._reported_out = 0
-        self._name, self._static_cost = describe(connection)
-        tune(connection)
-        # The mapping outlives the descriptor.
-        ledger = Ledger(memoryview(mmap.mmap(config.ledger, LEDGER_BYTES, mmap.MAP_SHARED)))
-        self._sent, self._recovery = self._recover(ledger)
-        os.close(config.ledger)
-        self.outgoing: Final = Outgoing(runtime, host.exchange, connection, ledger, self.end, self._poll)
+        endpoint = Endpoint.parse(config.endpoint)
+        self._transport = TRANSPORTS[config.transport](Setup(runtime, self, connection, endpoint, config.outbound))
+        ledger: Ledger | NoLedger = NoLedger()
+        self._sent, self._recovery = 0, _NOTHING
+        if config.ledger >= 0:
+            # The mapping outlives the descriptor.
+            ledger = Ledger(memoryview(mmap.mmap(config.ledger, LEDGER_BYTES, mmap.MAP_SHARED)))
+            self._sent, self._recovery = self._recover(connection, ledger)
+            os.close(config.ledger)
+        self.outgoing: Final = Outgoing(runtime, host.exchange, self._transport.send, ledger, self.end, self._poll)
         self.incoming: Final = Incoming(
             runtime,
             config.number,
             host.own_subnet,
-            connection,
+            self._transport.receive_into,
             host.exchange,
             ledger,
             host.router,
@@ -238,6 +254,19 @@ class Link:
         )
 
     def begin(self) -> None:
+        """Starts the transport."""
+        transport = self._transport
+        transport.start()
+        if transport.opened and not self._closed:
+            self.opened()
+        if not self._closed:
+            self._loop.watch(transport.fileno(), transport.on_events, priority=3)
+            self._watching = True
+            self._poll()
+
+    # --- what the transport says --------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
         """Goes on where a predecessor ended; its last bytes may be the end of the connection."""
         recovery, self._recovery = self._recovery, _NOTHING
         self.outgoing.begin(self._sent, recovery.torn)
@@ -245,16 +274,23 @@ class Link:
             # Before anything that the peer sends: a router has no use for packets of a link that it does not know.
             self.introduce()
             self.incoming.begin(recovery.boundary, recovery.uncut)
-        if not self._closed:
-            self._loop.watch(self._socket.fileno(), self._on_socket, priority=3)
-            self._watching = True
-            self._poll()
 
-    def _recover(self, ledger: Ledger) -> tuple[int, Recovery]:
+    def arrived(self) -> None:
+        """The peer sent something."""
+        if not self._closed:
+            self.incoming.read()
+
+    def room(self) -> None:
+        """The transport takes more."""
+        self.outgoing.on_writable()
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def _recover(self, connection: socket.socket, ledger: Ledger) -> tuple[int, Recovery]:
         """How much of the outgoing stream is written, and what a predecessor left unfinished."""
         if not self._config.resumed:
             return 0, _NOTHING
-        now = positions(self._socket).since(self._config.base)
+        now = positions(connection).since(self._config.base)
         arenas = {
             old.number: memoryview(mmap.mmap(old.descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ))
             for old in self._config.old_arenas
@@ -267,12 +303,6 @@ class Link:
         self._runtime.counters["resumed.uncut_bytes"] += len(recovery.uncut)
         return now.sent, recovery
 
-    def _on_socket(self, events: int) -> None:
-        if events & WRITABLE:
-            self.outgoing.on_writable()
-        if events & ~WRITABLE and not self._closed:
-            self.incoming.read()
-
     def on_room(self) -> None:
         """A slot of the arena may be free."""
         if self.incoming.on_room():
@@ -281,13 +311,16 @@ class Link:
     def _poll(self) -> None:
         """Asks for what the two directions wait for: while we can't take more, the kernel keeps what arrives."""
         if not self._closed and self._watching:
-            reading = 0 if self.incoming.paused else READABLE
-            self._loop.want(self._socket.fileno(), reading | (WRITABLE if self.outgoing.blocked else 0))
+            wanted = self._transport.wanted(not self.incoming.paused, self.outgoing.blocked)
+            self._loop.want(self._transport.fileno(), wanted)
 
     def introduce(self) -> None:
-        """Tells the router of this link."""
-        config = self._config
-        up = LinkUp(config.number, self._name, self._static_cost, any_size=True, resumed=config.resumed)
+        """Tells the router of this link, when it is one."""
+        config, transport = self._config, self._transport
+        if not transport.opened:
+            return
+        # A transport with a limit of its own sends what is larger another way, so that each carries any size.
+        up = LinkUp(config.number, transport.name, transport.static_cost, any_size=True, resumed=config.resumed)
         self._host.router.send(up)
         self.incoming.ask_again()
 
@@ -315,7 +348,7 @@ class Link:
             self._closed = True
             self.report_traffic()
             if self._watching:
-                self._loop.forget(self._socket.fileno())
-            self._socket.close()
+                self._loop.forget(self._transport.fileno())
+            self._transport.close()
             self.outgoing.close()
             self.incoming.close()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from actors.link.transports.interface import ReceiveInto, TransportError
 from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.budget import Budget
 from actors.runtime.exchange import TUN, Exchange
@@ -26,7 +26,7 @@ from protocol.frames import (
     RouteUsed,
     Undelivered,
 )
-from protocol.ledger import Ledger
+from protocol.ledger import Ledger, NoLedger
 from protocol.mycelium.errors import WireError
 from protocol.mycelium.framing import (
     DATA_HEADER,
@@ -78,21 +78,22 @@ class Incoming:
         runtime: Runtime,
         number: int,
         own_subnet: bytes,
-        connection: socket.socket,
+        receive_into: ReceiveInto,
         exchange: Exchange,
-        ledger: Ledger,
+        ledger: Ledger | NoLedger,
         router: Outlet,
         table: ForwardingTable,
         ended: Callable[[str], None],
         paused: Callable[[], None],
     ) -> None:
-        """`ended(reason)` runs when the connection is over, `paused` when it is time to look at `self.paused`."""
+        """`receive_into` is the transport's; `ended(reason)` runs when the connection is over, `paused` when it is time
+        to look at `self.paused`."""
         self._runtime = runtime
         self._counters = runtime.counters
         self._loop = runtime.loop
         self._number = number
         self._own = own_subnet
-        self._socket = connection
+        self._receive_into = receive_into
         self._exchange = exchange
         self._ledger = ledger
         self._router = router
@@ -146,11 +147,16 @@ class Incoming:
                 self._on_paused()
                 return
         try:
-            count = self._socket.recv_into(decoder.writable())  # 1
+            count = self._receive_into(decoder.writable())  # 1
         except BlockingIOError:
+            if not decoder.buffered:
+                self._leave_slot()
             return
         except OSError as error:
             self._ended(f"connection lost: {error.strerror}")
+            return
+        except TransportError as error:
+            self._ended(str(error))
             return
         if count == 0:
             self._ended("the peer closed the connection")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Final
 
+from actors.link.transports.interface import Send, TransportError
 from actors.runtime.actor import Runtime
 from actors.runtime.exchange import Exchange, Lease, Packed
 from protocol.frames import Direction, PacketsSeen
-from protocol.ledger import Ledger
+from protocol.ledger import Ledger, NoLedger
 from protocol.mycelium.framing import DATA_HEADER, SOURCE_OFFSET
 from protocol.queues import SendQueue
 
@@ -23,16 +23,17 @@ class Outgoing:
         self,
         runtime: Runtime,
         exchange: Exchange,
-        connection: socket.socket,
-        ledger: Ledger,
+        send: Send,
+        ledger: Ledger | NoLedger,
         ended: Callable[[str], None],
         blocked: Callable[[], None],
     ) -> None:
-        """`ended(reason)` runs when the connection is over, `blocked` when `self.blocked` has changed."""
+        """`send` is the transport's; `ended(reason)` runs when the connection is over, `blocked` when `self.blocked`
+        has changed."""
         self._runtime = runtime
         self._loop = runtime.loop
         self._exchange = exchange
-        self._socket = connection
+        self._send = send
         self._ledger = ledger
         self._position = 0
         self._ended = ended
@@ -111,12 +112,15 @@ class Outgoing:
         while (offer := queue.offer(self._loop.now(), WRITE_BYTES)).buffers:
             self._ledger.begin_batch(self._position, offer.pieces, offer.own, offer.lead)
             try:
-                count = self._socket.sendmsg(offer.buffers)  # 7
+                count = self._send(offer.buffers)  # 7
             except BlockingIOError:
                 self._block(True)
                 break
             except OSError as error:
                 self._ended(f"connection lost: {error.strerror}")
+                return
+            except TransportError as error:
+                self._ended(str(error))
                 return
             self._position += count
             self.octets += count

@@ -6,6 +6,7 @@ import enum
 from typing import Final
 
 from protocol.codec import FrameError, frame, record
+from protocol.mycelium.endpoint import Protocol
 
 SCHEMA: Final = 2
 """Of all frames; one more with every frame that is added, removed or changed."""
@@ -62,24 +63,34 @@ class Stop:
     reason: str
 
 
+class SocketKind(enum.Enum):
+    """The kinds of socket that peers dials with."""
+
+    TCP_IPV4 = "tcp4"
+    TCP_IPV6 = "tcp6"
+    UNIX = "unix"
+    VSOCK = "vsock"
+
+
 @frame(0x05)
 class OpenSocket:
-    """Peers → supervisor: a TCP socket to dial with, marked as configured."""
+    """Peers → supervisor: a socket to dial with, marked as configured."""
 
     token: int
-    ipv6: bool
+    kind: SocketKind
 
 
 @frame(0x0E)
 class AdoptLink:
-    """Supervisor → a process of links, the socket and the ledger attached: take this connection, too.
+    """Supervisor → a process of links, the socket attached, and the ledger where it has one: take it, too.
 
-    `sent` and `received` are the kernel's counts when the connection was new.
+    `sent` and `received` are the kernel's counts when the connection was new; 0 where it has no ledger.
     """
 
     link: int
     endpoint: str
     outbound: bool
+    transport: Protocol
     sent: int
     received: int
 
@@ -94,11 +105,15 @@ class SocketOpened:
 
 @frame(0x07)
 class SpawnLink:
-    """Peers → supervisor, the connected socket attached: give it a process."""
+    """Peers → supervisor, the connected socket attached: give it a process.
+
+    `transport` is what is spoken there, which is not always what the endpoint says: in a private network TCP is TLS.
+    """
 
     link: int
     endpoint: str
     outbound: bool
+    transport: Protocol
 
     def __post_init__(self) -> None:
         if self.link < 1:

@@ -1,4 +1,4 @@
-"""Addresses that people write: socket addresses, vsock addresses, and the endpoints `proto://address` of peers."""
+"""Addresses that people write: socket, vsock and Unix addresses, and the endpoints `proto://address` of peers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ _NUMBER: Final = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _V4_SOCKET: Final = re.compile(r"(?P<ip>[0-9.]+):(?P<port>[0-9]+)", re.ASCII)
 _V6_SOCKET: Final = re.compile(r"\[(?P<ip>[0-9A-Fa-f:.]+)(?:%(?P<scope>[0-9]+))?\]:(?P<port>[0-9]+)", re.ASCII)
 _MAPPED_PREFIX: Final = "::ffff:"
+_UNIX_PATH: Final = re.compile(r"(?P<path>/[^\0#]*[^\0#/])(?:#(?P<guest>[1-9][0-9]{0,9}))?", re.DOTALL)
+MOST_PATH_BYTES: Final = 107
+"""Of a Unix socket: the kernel's `sun_path` with its closing zero (unix(7))."""
 
 
 class EndpointError(ValueError):
@@ -29,6 +32,8 @@ class Protocol(Enum):
     TLS = "tls"
     QUIC = "quic"
     VSOCK = "vsock"
+    UNIX = "unix"
+    """Ours: for a peer in another namespace or container of the same machine."""
 
 
 def ip_text(ip: IPv4Address | IPv6Address) -> str:
@@ -124,19 +129,63 @@ class VsockAddress:
             raise EndpointError("vsock address must be in CID:PORT format")
         return cls(_vsock_number(cid), _vsock_number(port))
 
+    def sockaddr(self) -> tuple[int, int]:
+        """What `bind` and `connect` of a socket take."""
+        return self.cid, self.port
+
     def __str__(self) -> str:
         return f"{self.cid}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a peer is dialled, for example `tcp://192.0.2.10:9651` or `vsock://2:9651`."""
+class UnixAddress:
+    """The absolute path of a Unix stream socket, at most 107 bytes, without `#`.
 
-    protocol: Protocol
-    address: SocketAddress | VsockAddress
+    `guest` is 0 where it is dialled. Who dialled us has no address of its own: he is our path and a number above 0.
+    """
+
+    path: str
+    guest: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.address, VsockAddress) != (self.protocol is Protocol.VSOCK):
+        if _UNIX_PATH.fullmatch(str(self)) is None:
+            raise EndpointError(f"a Unix socket is named by an absolute path without '#', not {self.path!r}")
+        try:
+            size = len(self.path.encode())
+        except UnicodeEncodeError:
+            raise EndpointError(f"path {self.path!r} of a Unix socket can't be written as UTF-8") from None
+        if size > MOST_PATH_BYTES:
+            raise EndpointError(f"path of a Unix socket has {size} bytes, at most {MOST_PATH_BYTES}")
+
+    @classmethod
+    def parse(cls, text: str) -> UnixAddress:
+        """The address written as `/run/a.sock`, or `/run/a.sock#1` of a guest. Raises `EndpointError`."""
+        match = _UNIX_PATH.fullmatch(text)
+        if match is None:
+            return cls(text)
+        return cls(match["path"], int(match["guest"] or 0))
+
+    def sockaddr(self) -> str:
+        """What `bind` and `connect` of a socket take."""
+        return self.path
+
+    def __str__(self) -> str:
+        return f"{self.path}#{self.guest}" if self.guest else self.path
+
+
+_KINDS: Final = {Protocol.VSOCK: VsockAddress, Protocol.UNIX: UnixAddress}
+"""Of address, by protocol; all others have a `SocketAddress`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a peer is dialled, for example `tcp://192.0.2.10:9651`, `vsock://2:9651` or `unix:///run/a.sock`."""
+
+    protocol: Protocol
+    address: SocketAddress | VsockAddress | UnixAddress
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.address, _KINDS.get(self.protocol, SocketAddress)):
             raise EndpointError(f"{self.address} is no {self.protocol.value} address")
 
     @classmethod
@@ -154,6 +203,8 @@ class Endpoint:
             raise EndpointError("protocol for endpoint is not supported") from None
         if protocol is Protocol.VSOCK:
             return cls(protocol, VsockAddress.parse(address))
+        if protocol is Protocol.UNIX:
+            return cls(protocol, UnixAddress.parse(address))
         try:
             return cls(protocol, SocketAddress.parse(address))
         except EndpointError as error:

@@ -85,12 +85,17 @@ def _json_text(found: list[Any]) -> str:
     return json.dumps(ordered, indent=2, ensure_ascii=False)
 
 
+def _address_text(address: Any) -> str:
+    if "vsock" in address:
+        return f"{address['vsock']['cid']}:{address['vsock']['port']}"
+    return str(address["socket"] if "socket" in address else address["unix"])
+
+
 def _row(peer: Any) -> tuple[str, ...]:
-    address = peer["endpoint"]["addr"]
     last = peer["lastConnected"]
     return (
         peer["endpoint"]["proto"].capitalize(),
-        address["socket"] if "socket" in address else f"{address['vsock']['cid']}:{address['vsock']['port']}",
+        _address_text(peer["endpoint"]["addr"]),
         peer["type"][:1].upper() + peer["type"][1:],
         peer["connectionState"].capitalize(),
         size_text(peer["rxBytes"]),

@@ -19,6 +19,7 @@ from actors.runtime.actor import Runtime
 from actors.runtime.birth import Birth
 from actors.runtime.confine import landlock_abi
 from protocol.frames import SpawnLink
+from protocol.mycelium.endpoint import Protocol
 from septate.config import NodeConfig
 from tests.lab.namespaces import Lab
 from tests.namespaces.networks import Line, build_line
@@ -161,7 +162,7 @@ def glimpse(lab: Lab) -> dict[str, str]:
     around: Any = SimpleNamespace(
         config=NodeConfig(key_file=key_file, make_key_folder=False), run=run, public_key=bytes(range(32))
     )
-    connection = SimpleNamespace(message=SpawnLink(1, "tcp://192.0.2.1:9651", False))
+    connection = SimpleNamespace(message=SpawnLink(1, "tcp://192.0.2.1:9651", False, Protocol.TCP))
     connections: Any = {1: connection}
     link = births.links(around, "links-1", connections)
     paths = [key_file, Path("/etc/passwd"), Path("/root"), Path("/tmp"), Path(births.__file__), run]

@@ -19,6 +19,7 @@ from actors.keepsakes import Arenas, Connection
 from protocol.arena import SLOT_BYTES
 from protocol.frames import ActorRow, SpawnLink
 from protocol.ledger import LEDGER_BYTES, Ledger, place
+from protocol.mycelium.endpoint import Protocol
 from tests.lab.waiting import wait_until
 from tests.runtime.children import PATIENCE
 from tests.runtime.test_supervisor import Node, Start
@@ -40,7 +41,9 @@ class Scene:
         self.arenas = Arenas()
         self.arenas.renew("link-1", 2)
         self.arenas.renew("tun", 2)
-        self.kept = Connection(SpawnLink(1, "tcp://192.0.2.1:9651", False), accepted.detach(), self.arenas)
+        self.kept = Connection(
+            SpawnLink(1, "tcp://192.0.2.1:9651", False, Protocol.TCP), accepted.detach(), self.arenas
+        )
         self._end = stack.enter_context(ExitStack())
         self._end.callback(self.kept.close)
         self.kept.base()

@@ -28,6 +28,7 @@ from protocol.arena import SLOT_BYTES
 from protocol.codec import unpack
 from protocol.frames import ControlArrived, EndLink, LinkUp, Ready
 from protocol.ledger import LEDGER_BYTES, Ledger, place
+from protocol.mycelium.endpoint import Protocol
 from tests.runtime.children import PATIENCE, Child, born, run_folder
 from tests.unit import wire_factory as factory
 
@@ -97,6 +98,7 @@ class Scene:
             connection=self._connection.fileno(),
             endpoint="tcp://192.0.2.1:9651",
             outbound=False,
+            transport=Protocol.TCP,
             ledger=self._ledger_memory,
             base=self._base,
             resumed=True,

@@ -214,6 +214,8 @@ def test_every_setting_reaches_the_node() -> None:
             tun_name="much-too-long-name",
             firewall_mark=6,
             update_workers=255,
+            vsock_listen_port=7,
+            unix_listen="/run/a.sock",
         ),
         instance="second",
         log_level="debug",
@@ -239,6 +241,8 @@ def test_every_setting_reaches_the_node() -> None:
         peer_discovery_interfaces=("eth0",),
         jsonrpc_addr=("127.0.0.2", 5),
         update_workers=255,
+        vsock_listen_port=7,
+        unix_listen="/run/a.sock",
     )
 
 
@@ -248,7 +252,6 @@ def test_every_setting_reaches_the_node() -> None:
         Settings(metrics_api_address=SocketAddress.parse("127.0.0.1:1")),
         Settings(cdn_cache="x"),
         Settings(enable_dns=True),
-        Settings(vsock_listen_port=0),
         Settings(topic_config="x"),
         Settings(network_name="x"),
         Settings(network_key_file="x"),
@@ -280,7 +283,6 @@ def test_peers_that_never_connect_get_a_warning_each() -> None:
     assert [(remark.level, remark.text.split()[1]) for remark in found] == [
         ("warning", "quic://192.0.2.1:1"),
         ("warning", "tls://192.0.2.1:2"),
-        ("warning", "vsock://3:4"),
     ]
 
 

@@ -97,6 +97,7 @@ from protocol.frames import (
     RouteUsed,
     SealMessages,
     SendControl,
+    SocketKind,
     SocketOpened,
     SpawnLink,
     StillWaiting,
@@ -121,8 +122,9 @@ from protocol.frames import (
     sealing_heads,
     unpack_packets,
 )
+from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "19aca452176e3469"}
+LAYOUT: dict[int, str] = {2: "1d7282a4c5814331"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -141,9 +143,9 @@ EXAMPLES: tuple[Any, ...] = (
     Ready(),
     Heartbeat(FIGURES),
     Stop("SIGTERM"),
-    OpenSocket(9, True),
+    OpenSocket(9, SocketKind.TCP_IPV6),
     SocketOpened(9, "cannot open a socket"),
-    SpawnLink(7, "tcp://192.0.2.1:9651", True),
+    SpawnLink(7, "tcp://192.0.2.1:9651", True, Protocol.TLS),
     EndLink(7, "no Hello"),
     LinkGone(7, "ended"),
     AskActors(5),
@@ -160,7 +162,7 @@ EXAMPLES: tuple[Any, ...] = (
     LinkUp(7, "tcp://192.0.2.1:9651", 5, True, False),
     ControlArrived(7, b"\x01\x00\x00\x00"),
     SendControl(7, b"\x01\x00\x00\x00"),
-    AdoptLink(7, "tcp://192.0.2.1:9651", True, 1, 0),
+    AdoptLink(7, "tcp://192.0.2.1:9651", True, Protocol.TCP, 1, 0),
     Traffic(7, 100, 200, (PairTraffic(NETWORK, NETWORK, 1, 1400),)),
     Packets(7, LENGTHS, b"aabbb", b""),
     Returned(bytes(32)),
@@ -316,7 +318,10 @@ def test_any_bytes_behind_any_number_give_a_frame_or_the_one_error(number: int, 
             Heartbeat(Figures(0.5, 20992, {"a": 1}, {"b": 2})),
             "920394cb3fe0000000000000cd520081a1610181a16202",
         ),
-        (SpawnLink(7, "tcp://[::1]:9651", False), "940707b07463703a2f2f5b3a3a315d3a39363531c2"),
+        (
+            SpawnLink(7, "tcp://[::1]:9651", False, Protocol.TLS),
+            "950707b07463703a2f2f5b3a3a315d3a39363531c2a3746c73",
+        ),
         (
             RouteDelta(1, 2, (RouteEntry(NETWORK, 64, RouteState.RESOLVING, 0, b"", False),)),
             "9421010291" + "96c41004000000000000010000000000000000400200c400c2",
@@ -352,7 +357,7 @@ def test_layout_changes_with_the_schema_only() -> None:
 
 def test_link_numbers_start_at_one() -> None:
     with pytest.raises(FrameError, match="link 0 where numbers start at 1"):
-        SpawnLink(0, "tcp://192.0.2.1:9651", True)
+        SpawnLink(0, "tcp://192.0.2.1:9651", True, Protocol.TCP)
 
 
 @pytest.mark.parametrize(("network", "length"), [(bytes(15), 64), (bytes(17), 64), (bytes(16), -1), (bytes(16), 129)])
