@@ -450,9 +450,9 @@ class Supervisor:
         close_all(descriptors)
 
     def _announce(self) -> None:
-        if not self._announced and all(
-            child.policy.life is Life.READY for child in self._children.values() if child.birth.start.role in VITAL
-        ):
+        vital = [child for child in self._children.values() if child.birth.start.role in VITAL]
+        # A node that stops lets go of some that it needs, and is no readier for that.
+        if not (self._announced or self._stopping) and all(child.policy.life is Life.READY for child in vital):
             self._announced = True
             self._notifier.ready("ready")
             self._log.info(f"ready after {time.monotonic() - self._started:.2f} s")
