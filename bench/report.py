@@ -100,7 +100,7 @@ def figure(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def table(results: Results) -> str:
+def table(results: Results, rows: Sequence[Row] = ROWS) -> str:
     """The table, one line per row, and below it whatever is missing with its reason."""
     if not results.contenders:
         return "nothing ran:\n" + "\n".join(f"  {name}: {reason}" for name, reason in results.absent.items())
@@ -110,11 +110,11 @@ def table(results: Results) -> str:
         [row.title, row.unit]
         + [figure(results.median(name, row)) for name in results.contenders]
         + [ratio(results, row, peer) for peer in peers]
-        for row in ROWS
+        for row in rows
     ]
     notes = [f"{name} did not run: {reason}" for name, reason in results.absent.items()]
     for name in results.contenders:
-        for row in ROWS:
+        for row in rows:
             notes.extend(f"{row.title}, {name}: {reason}" for reason in results.reasons(name, row))
     return "\n".join([*_aligned([head, *lines]), "", *notes]).rstrip()
 
@@ -165,14 +165,14 @@ def _aligned(rows: Sequence[Sequence[str]], text_columns: int = 2) -> list[str]:
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
-def write_json(results: Results, path: Path) -> None:
+def write_json(results: Results, path: Path, rows: Sequence[Row] = ROWS) -> None:
     """All values and the medians."""
-    medians = {name: {row.key: results.median(name, row) for row in ROWS} for name in results.contenders}
+    medians = {name: {row.key: results.median(name, row) for row in rows} for name in results.contenders}
     document = {
         "machine": results.machine,
         "versions": results.versions,
         "absent": results.absent,
-        "rows": [asdict(row) for row in ROWS],
+        "rows": [asdict(row) for row in rows],
         "medians": medians,
         "values": results.values,
         "pairs": results.pairs,

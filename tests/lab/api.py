@@ -10,7 +10,7 @@ from tests.lab.namespaces import Namespace
 REQUEST_TIMEOUT: Final = 5.0
 
 
-class _NamespaceConnection(http.client.HTTPConnection):
+class NamespaceConnection(http.client.HTTPConnection):
     """An HTTP connection whose socket lives in a namespace."""
 
     def __init__(self, namespace: Namespace, host: str, port: int, timeout: float) -> None:
@@ -42,7 +42,7 @@ class Api:
 
         Raises OSError or http.client.HTTPException when there is no answer.
         """
-        connection = _NamespaceConnection(self._namespace, "127.0.0.1", self._port, timeout)
+        connection = NamespaceConnection(self._namespace, "127.0.0.1", self._port, timeout)
         try:
             if body is None:
                 connection.request(method, path)

@@ -1,0 +1,1 @@
+"""Benchmark of messages and of the API: rates, large messages, latency, memory of a full inbox."""
