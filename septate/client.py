@@ -1,109 +1,444 @@
-"""A client of a node's HTTP API, ours or the reference's: blocking, standard library only."""
+"""A node for Python programs: its HTTP API, ours or the reference's, as methods of one class. Standard library only.
+
+from septate.client import Node
+
+node = Node()                                   # or Node("192.0.2.1:8989")
+sent = node.send("5ea:4578:6f:62c8:bee5:3ee9:c3f0:1fc6", b"hello", topic=b"demo")
+print(node.wait(sent, timeout_s=30).state)
+message = node.receive(timeout_s=60, topic=b"demo")
+if message is not None:
+    node.reply(message, b"hello yourself")
+"""
 
 from __future__ import annotations
 
-import http.client
-import json
+import time
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from protocol.mycelium.endpoint import SocketAddress, ip_text
-from septate.errors import UserError
+from protocol.buffers import Buffer
+from protocol.mycelium.endpoint import SocketAddress
+from septate.answers import (
+    Info,
+    Message,
+    MessageState,
+    MessageStatus,
+    OwnMessage,
+    PacketStatistics,
+    Peer,
+    QueriedSubnet,
+    Route,
+    Traffic,
+    checked_text,
+    from_base64,
+    of_headers,
+    to_base64,
+)
+from septate.exchange import (
+    DEFAULT_TIMEOUT_S,
+    Answer,
+    ApiError,
+    Exchange,
+    Progress,
+    RefusedError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
 
-DEFAULT_TIMEOUT_S: Final = 10.0
-MAX_ANSWER_BYTES: Final = 256 << 20
-"""More than a routing table of a million prefixes takes."""
-_PREFIX: Final = "/api/v1"
-_MAX_REASON: Final = 500
+__all__ = [
+    "ApiError",
+    "Info",
+    "Message",
+    "MessageState",
+    "MessageStatus",
+    "NoReplyError",
+    "Node",
+    "OwnMessage",
+    "PacketStatistics",
+    "Peer",
+    "QueriedSubnet",
+    "RefusedError",
+    "Route",
+    "Traffic",
+    "UnexpectedAnswerError",
+    "UnreachableError",
+]
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:8989"
+LARGE_BYTES: Final = 1_000_000
+"""Payloads above it travel as they are where the node can take that; JSON makes a third more of them."""
+MESSAGES: Final = "/messages"
+PROXY: Final = "/admin/proxy"
+OUTBOX: Final = "/septate/messages/outbox"
+_RAW: Final = "/septate/messages"
+_TOPICS: Final = "/messages/topics"
+_OCTETS: Final = "application/octet-stream"
+_LACKING: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+"""What a node says to a path that only others have."""
+_PROXY_S: Final = 60.0
+"""A node tries one proxy after the other."""
+_POLL_FIRST_S: Final = 0.02
+_POLL_MOST_S: Final = 1.0
+_TRANSFER_OCTETS_PER_S: Final = 1_000_000
+"""Slower than any machine talks to itself: what a large message may take longer than other calls."""
+
+_T = TypeVar("_T")
 
 
-class ApiError(UserError):
-    """The API can't be reached, or its answer is none; `status` is that of a refusal."""
+class NoReplyError(ApiError):
+    """The reply did not come in time. The message itself may have arrived: `message_id` is good for `status`."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, message_id: str, waited_s: float) -> None:
+        super().__init__(f"no reply to message {message_id} within {waited_s:g} s")
+        self.message_id = message_id
 
 
-class Client:
-    """One node's API. Each call opens a connection of its own; proxies of the environment are not used.
+class Node:
+    """A running node. Threads may share it: each call has a connection of its own, and nothing is kept between calls.
 
-    Every method raises `ApiError`.
+    Destinations are overlay addresses or public keys (64 hex digits) as text, topics and payloads are bytes, message
+    ids are 16 hex digits. Every method raises `ApiError`: `UnreachableError` when there is no answer within
+    `timeout_s` (on top of what a method waits anyway), `RefusedError` with the status when the node says no,
+    `UnexpectedAnswerError` when it is no node.
     """
 
-    def __init__(self, address: SocketAddress, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self.address = address
-        self._timeout_s = timeout_s
+    def __init__(self, address: str | SocketAddress = DEFAULT_ADDRESS, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """The node whose API is at `address`, `ip:port`. Raises `EndpointError` for what is none."""
+        self.exchange: Final = Exchange(
+            SocketAddress.parse(address) if isinstance(address, str) else address, timeout_s
+        )
 
-    def peers(self) -> list[Any]:
-        """The `PeerStats` objects of all peers (API spec 3.1)."""
-        return self._list("/admin/peers")
+    # --- the node and its neighbours --------------------------------------------------------------------------------
+
+    def info(self) -> Info:
+        """Who the node is."""
+        return self._get("/admin", Info.of)
+
+    def peers(self) -> list[Peer]:
+        """All peers, connected or not."""
+        return self._list("/admin/peers", Peer.of)
 
     def add_peer(self, endpoint: str) -> None:
-        """Has the node keep a connection to `endpoint`."""
-        self._call("POST", "/admin/peers", {"endpoint": endpoint})
+        """Has the node keep a connection to `endpoint`, for example `tcp://192.0.2.10:9651`."""
+        self.exchange.post_json("/admin/peers", {"endpoint": endpoint})
 
     def remove_peer(self, endpoint: str) -> None:
         """Has the node forget `endpoint` and close its connection."""
-        self._call("DELETE", f"/admin/peers/{quote(endpoint, safe='')}")
+        self.exchange.call("DELETE", f"/admin/peers/{_word(endpoint)}")
 
-    def routes_text(self, kind: str) -> str:
-        """The routes of a kind, `selected`, `fallback` or `queried`, as the JSON text that the node sent."""
-        return self._json_text(f"/admin/routes/{kind}")
+    def selected_routes(self) -> list[Route]:
+        """The routes in use."""
+        return self._list("/admin/routes/selected", Route.of)
 
-    def packet_statistics_text(self) -> str:
-        """The `PacketStatistics` object as the JSON text that the node sent."""
-        return self._json_text("/admin/stats/packets")
+    def fallback_routes(self) -> list[Route]:
+        """The routes that are known and not in use."""
+        return self._list("/admin/routes/fallback", Route.of)
 
-    def _list(self, path: str) -> list[Any]:
-        answer = json.loads(self._json_text(path))
-        if not isinstance(answer, list):
-            raise self._unexpected(path)
-        return answer
+    def queried_subnets(self) -> list[QueriedSubnet]:
+        """The subnets that are being asked for."""
+        return self._list("/admin/routes/queried", QueriedSubnet.of)
 
-    def _json_text(self, path: str) -> str:
+    def packet_statistics(self) -> PacketStatistics:
+        """Packets and bytes by address."""
+        return self._get("/admin/stats/packets", PacketStatistics.of)
+
+    def public_key(self, address: str) -> str | None:
+        """The key of the node that has `address`, 64 hex digits; None while no route to it is known."""
+        path = f"/pubkey/{_word(address)}"
         try:
-            text = self._call("GET", path).decode()
-            json.loads(text)
-        except (ValueError, RecursionError):
-            raise self._unexpected(path) from None
-        return text
+            return self._get(path, lambda value: checked_text(value["publicKey"]))
+        except RefusedError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
 
-    def _unexpected(self, path: str) -> ApiError:
-        return ApiError(
-            f"what answers at {self.address} is no Mycelium API: {_PREFIX}{path} gave something else; see --api-addr"
+    # --- proxies ----------------------------------------------------------------------------------------------------
+
+    def proxies(self) -> list[str]:
+        """The addresses of nodes on which probing found an open SOCKS5 proxy. A node without this part: 501."""
+        return self._list(PROXY, checked_text)
+
+    def connect_proxy(self, remote: str | None = None) -> str:
+        """Has the node hand connections to its port 1080 on to `remote`, or to the first proxy that answers.
+
+        Returns the socket address in use.
+        """
+        answer = self.exchange.post_json(PROXY, {"remote": remote}, wait_s=_PROXY_S)
+        return self._shaped(PROXY, checked_text, answer)
+
+    def disconnect_proxy(self) -> None:
+        """Has it close port 1080 and what came through it."""
+        self.exchange.call("DELETE", PROXY)
+
+    def start_proxy_probe(self) -> None:
+        """Has the node look for proxies, at once and every minute."""
+        self.exchange.call("GET", f"{PROXY}/probe")
+
+    def stop_proxy_probe(self) -> None:
+        """Ends that; what was found stays."""
+        self.exchange.call("DELETE", f"{PROXY}/probe")
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        destination: str,
+        payload: Buffer,
+        *,
+        topic: bytes = b"",
+        idempotency_key: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> str:
+        """Hands a message to the node, which sends it for up to 300 s; returns its id.
+
+        A call that ended in `UnreachableError` may have sent it all the same: with an `idempotency_key` (any text of
+        your own, up to 64 bytes, one for each message) it can be repeated and is sent once.
+        """
+        answer = self._push(destination, payload, topic, None, idempotency_key, on_progress)
+        return self._id_of(answer)
+
+    def request(
+        self,
+        destination: str,
+        payload: Buffer,
+        *,
+        timeout_s: int,
+        topic: bytes = b"",
+        idempotency_key: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> Message:
+        """Sends a message and waits up to `timeout_s` seconds for the reply. Raises `NoReplyError` when none came."""
+        answer = self._push(destination, payload, topic, timeout_s, idempotency_key, on_progress)
+        if answer.status != HTTPStatus.OK:
+            raise NoReplyError(self._id_of(answer), timeout_s)
+        return self._shaped(MESSAGES, Message.of, answer)
+
+    def reply(self, message: Message | tuple[str, str], payload: Buffer, *, idempotency_key: str | None = None) -> None:
+        """Answers a message, or one that is known by id and sender: `(id, destination)`."""
+        message_id, destination = message if isinstance(message, tuple) else (message.id, message.source)
+        self.exchange.post_json(
+            f"{MESSAGES}/reply/{_word(message_id)}",
+            {"dst": _destination(destination), "payload": to_base64(payload)},
+            headers=_idempotent(idempotency_key),
+            wait_s=_transfer_s(payload),
         )
 
-    def _call(self, method: str, path: str, body: object = None) -> bytes:
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        scope = f"%{self.address.scope}" if self.address.scope else ""
-        connection = http.client.HTTPConnection(
-            f"{ip_text(self.address.host)}{scope}", self.address.port, timeout=self._timeout_s
-        )
+    def _push(
+        self,
+        destination: str,
+        payload: Buffer,
+        topic: bytes,
+        reply_timeout_s: int | None,
+        idempotency_key: str | None,
+        on_progress: Progress | None,
+    ) -> Answer:
+        waiting = {} if reply_timeout_s is None else {"reply_timeout": str(reply_timeout_s)}
+        also = () if reply_timeout_s is None else (HTTPStatus.REQUEST_TIMEOUT,)
+        wait_s = (reply_timeout_s or 0) + _transfer_s(payload)
+        if reply_timeout_s is None and len(memoryview(payload)) > LARGE_BYTES:
+            (kind, text), *_ = _destination(destination).items()
+            name = {"ip": "dst", "pk": "pk"}[kind]
+            try:
+                return self.exchange.call(
+                    "POST",
+                    _RAW,
+                    parameters={name: text, **({"topic": to_base64(topic)} if topic else {})},
+                    headers={"Content-Type": _OCTETS, **_idempotent(idempotency_key)},
+                    body=payload,
+                    wait_s=wait_s,
+                    on_sent=on_progress,
+                )
+            except RefusedError as error:
+                if error.status not in _LACKING:
+                    raise
+        body: dict[str, object] = {"dst": _destination(destination), "payload": to_base64(payload)}
+        if topic:
+            body["topic"] = to_base64(topic)
         try:
-            connection.request(method, _PREFIX + path, body=data, headers=headers)
-            answer = connection.getresponse()
-            content = answer.read(MAX_ANSWER_BYTES)
-        except TimeoutError:
-            raise ApiError(
-                f"the node's API at {self.address} did not answer within {self._timeout_s:g} s; is the node well?"
+            return self.exchange.post_json(
+                MESSAGES, body, parameters=waiting, headers=_idempotent(idempotency_key), wait_s=wait_s, also=also
+            )
+        except RefusedError as error:
+            if error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            raise RefusedError(
+                f"a message of {len(memoryview(payload))} bytes is more than the node at {self.exchange.address} "
+                "takes; cut it into several",
+                error.status,
             ) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise ApiError(
-                f"cannot talk to the node's API at {self.address}: {_one_line(reason)}; "
-                "is a node running there? see --api-addr"
-            ) from None
-        finally:
-            connection.close()
-        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            reason = content.decode(errors="replace").strip() or answer.reason
-            raise ApiError(f"{method} {_PREFIX}{path}: {_one_line(reason)} (HTTP {answer.status})", answer.status)
-        return content
+
+    def _id_of(self, answer: Answer) -> str:
+        return self._shaped(MESSAGES, lambda value: checked_text(value["id"]), answer)
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def receive(
+        self, *, timeout_s: int = 0, topic: bytes | None = None, on_progress: Progress | None = None
+    ) -> Message | None:
+        """Takes the oldest message out of the inbox, waiting up to `timeout_s` seconds for one; None when none came.
+
+        `topic` is that of the messages that count: None for any, empty for those without.
+        """
+        return self._read(timeout_s, topic, peek=False, on_progress=on_progress)
+
+    def peek(self, *, timeout_s: int = 0, topic: bytes | None = None) -> Message | None:
+        """The same, but the message stays where it is."""
+        return self._read(timeout_s, topic, peek=True, on_progress=None)
+
+    def _read(self, timeout_s: int, topic: bytes | None, *, peek: bool, on_progress: Progress | None) -> Message | None:
+        parameters = {"timeout": str(timeout_s)}
+        if peek:
+            parameters["peek"] = "true"
+        if topic is not None:
+            parameters["topic"] = to_base64(topic)
+        try:
+            answer = self.exchange.call("GET", _RAW, parameters=parameters, wait_s=timeout_s, on_received=on_progress)
+        except RefusedError as error:
+            if error.status not in _LACKING:
+                raise
+            return self._read_json(parameters, timeout_s)
+        if answer.status == HTTPStatus.NO_CONTENT:
+            return None
+        headers = answer.headers
+        own_key = headers.get("septate-destination-key") or self.info().public_key
+        made: Message = self.exchange.shaped(_RAW, lambda body: of_headers(headers, body, own_key), answer.body)
+        return made
+
+    def _read_json(self, parameters: dict[str, str], timeout_s: int) -> Message | None:
+        value = self.exchange.json(MESSAGES, parameters, timeout_s)
+        if value is None:
+            return None
+        made: Message = self.exchange.shaped(MESSAGES, Message.of, value)
+        return made
+
+    # --- what became of it ------------------------------------------------------------------------------------------
+
+    def status(self, message_id: str) -> MessageStatus:
+        """What became of a message that was sent. The node remembers it for 600 s; then it is a `RefusedError`, 404."""
+        return self._get(f"{MESSAGES}/status/{_word(message_id)}", MessageStatus.of)
+
+    def wait(
+        self,
+        message_id: str,
+        *,
+        timeout_s: float,
+        until_read: bool = False,
+        on_change: Callable[[MessageStatus], object] | None = None,
+    ) -> MessageStatus:
+        """Waits until the message is received, or given up; with `until_read` until somebody took it out of the inbox.
+
+        Returns the last status, whatever it is, after `timeout_s` seconds at most. `on_change` gets every new one.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause = _POLL_FIRST_S
+        last: MessageStatus | None = None
+        while True:
+            found = self.status(message_id)
+            if on_change is not None and found != last:
+                on_change(found)
+            last = found
+            done = found.state.final and not (until_read and found.state is MessageState.RECEIVED)
+            left = deadline - time.monotonic()
+            if done or left <= 0:
+                return found
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _POLL_MOST_S)
+
+    def outbox(self) -> list[OwnMessage]:
+        """The messages that were sent in the last 600 s. Nodes of the reference have no such list: 404."""
+        return self._list(OUTBOX, OwnMessage.of)
+
+    def cancel(self, message_id: str) -> None:
+        """Gives up a message that is still being sent. `RefusedError` 404 where there is none."""
+        self.exchange.call("DELETE", f"{OUTBOX}/{_word(message_id)}")
+
+    # --- topics -----------------------------------------------------------------------------------------------------
+
+    def accepts_by_default(self) -> bool:
+        """Whether messages of topics without a rule are accepted."""
+        return self._get(f"{_TOPICS}/default", lambda value: bool(value["accept"]))
+
+    def accept_by_default(self, accept: bool) -> None:
+        """Accepts or refuses messages of topics without a rule, and those without a topic."""
+        self.exchange.post_json(f"{_TOPICS}/default", {"accept": accept}, method="PUT")
+
+    def topics(self) -> list[bytes]:
+        """The topics that have rules."""
+        return self._list(_TOPICS, from_base64)
+
+    def add_topic(self, topic: bytes) -> None:
+        """Makes a rule for `topic`. It has no sources yet, and so refuses everybody."""
+        self.exchange.post_json(_TOPICS, list(topic))
+
+    def remove_topic(self, topic: bytes) -> None:
+        """Drops the rule; nothing happens where there is none."""
+        self.exchange.call("DELETE", _topic_path(topic))
+
+    def topic_sources(self, topic: bytes) -> list[str] | None:
+        """The subnets that may send messages of `topic`; None where it has no rule."""
+        try:
+            return self._list(f"{_topic_path(topic)}/sources", checked_text)
+        except RefusedError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def add_topic_source(self, topic: bytes, subnet: str) -> None:
+        """Lets the nodes of `subnet`, such as `5a5:ddb0:8295:ef60::/64`, send; makes the rule where there is none."""
+        self.exchange.post_json(f"{_topic_path(topic)}/sources", {"subnet": subnet})
+
+    def remove_topic_source(self, topic: bytes, subnet: str) -> None:
+        """The opposite; nothing happens where it is not listed."""
+        self.exchange.call("DELETE", f"{_topic_path(topic)}/sources/{_word(subnet)}")
+
+    def forward_socket(self, topic: bytes) -> str | None:
+        """The Unix socket that gets the messages of `topic` instead of the inbox."""
+        return self._get(f"{_topic_path(topic)}/forward", lambda value: None if value is None else checked_text(value))
+
+    def set_forward_socket(self, topic: bytes, path: str) -> None:
+        """Hands messages of `topic` to the Unix socket at `path`; without effect where the topic has no rule."""
+        self.exchange.post_json(f"{_topic_path(topic)}/forward", {"socketPath": path}, method="PUT")
+
+    def remove_forward_socket(self, topic: bytes) -> None:
+        """Lets messages of `topic` go into the inbox again."""
+        self.exchange.call("DELETE", f"{_topic_path(topic)}/forward")
+
+    # --- shapes -----------------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, parse: Callable[[Any], _T]) -> _T:
+        made: _T = self.exchange.shaped(path, parse, self.exchange.json(path))
+        return made
+
+    def _list(self, path: str, parse: Callable[[Any], _T]) -> list[_T]:
+        def parse_all(value: Any) -> list[_T]:
+            if not isinstance(value, list):
+                raise TypeError("no list")
+            return [parse(entry) for entry in value]
+
+        return self._get(path, parse_all)
+
+    def _shaped(self, path: str, parse: Callable[[Any], _T], answer: Answer) -> _T:
+        made: _T = self.exchange.shaped(path, parse, self.exchange.read_json(path, answer.body))
+        return made
 
 
-def _one_line(text: str) -> str:
-    # It comes from whoever listens there, and goes to a terminal.
-    return "".join(letter if letter.isprintable() else " " for letter in text[:_MAX_REASON]).strip()
+def _destination(text: str) -> dict[str, str]:
+    return {"pk" if len(text) == 64 else "ip": text}
+
+
+def _idempotent(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def _transfer_s(payload: Buffer) -> float:
+    return len(memoryview(payload)) / _TRANSFER_OCTETS_PER_S
+
+
+def _topic_path(topic: bytes) -> str:
+    return f"{_TOPICS}/{_word(to_base64(topic))}"
+
+
+def _word(text: str) -> str:
+    return quote(text, safe="")

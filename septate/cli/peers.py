@@ -11,7 +11,7 @@ import click
 from septate.cli.invocation import Invocation, api_address, file_options, pass_invocation
 from septate.cli.parsing import Group, json_option
 from septate.cli.table import age_text, size_text, table
-from septate.client import ApiError, Client
+from septate.client import ApiError, Node, Peer
 
 _HEADER: Final = (
     "Protocol",
@@ -23,6 +23,7 @@ _HEADER: Final = (
     "Discovered",
     "Last connection",
 )
+_PATH: Final = "/admin/peers"
 _MEMBERS: Final = ("endpoint", "type", "connectionState", "txBytes", "rxBytes", "discovered", "lastConnected")
 
 
@@ -38,13 +39,11 @@ def peers() -> None:
 @pass_invocation
 def list_peers(invocation: Invocation, as_json: bool) -> None:
     """List the connected peers, and those that should be."""
-    address = api_address(invocation)
-    found = Client(address).peers()
-    try:
-        text = _json_text(found) if as_json else table(_HEADER, [_row(peer) for peer in found])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise ApiError(f"what answers at {address} does not list peers as Mycelium does; see --api-addr") from None
-    click.echo(text)
+    node = Node(api_address(invocation))
+    if as_json:
+        click.echo(node.exchange.shaped(_PATH, _json_text, node.exchange.json(_PATH)))
+    else:
+        click.echo(table(_HEADER, [_row(peer) for peer in node.peers()]))
 
 
 @peers.command("add")
@@ -53,9 +52,9 @@ def list_peers(invocation: Invocation, as_json: bool) -> None:
 @pass_invocation
 def add(invocation: Invocation, endpoints: tuple[str, ...]) -> None:
     """Add peers; stops at the first that is refused."""
-    client = Client(api_address(invocation))
+    node = Node(api_address(invocation))
     for endpoint in endpoints:
-        _change(client.add_peer, endpoint)
+        _change(node.add_peer, endpoint)
 
 
 @peers.command("remove")
@@ -64,9 +63,9 @@ def add(invocation: Invocation, endpoints: tuple[str, ...]) -> None:
 @pass_invocation
 def remove(invocation: Invocation, endpoints: tuple[str, ...]) -> None:
     """Remove peers; stops at the first that is refused."""
-    client = Client(api_address(invocation))
+    node = Node(api_address(invocation))
     for endpoint in endpoints:
-        _change(client.remove_peer, endpoint)
+        _change(node.remove_peer, endpoint)
 
 
 def _change(call: Callable[[str], None], endpoint: str) -> None:
@@ -76,7 +75,7 @@ def _change(call: Callable[[str], None], endpoint: str) -> None:
         raise ApiError(f"{endpoint}: {error}", error.status) from None
 
 
-def _json_text(found: list[Any]) -> str:
+def _json_text(found: Any) -> str:
     ordered = []
     for peer in found:
         row = {name: peer[name] for name in _MEMBERS}
@@ -85,21 +84,14 @@ def _json_text(found: list[Any]) -> str:
     return json.dumps(ordered, indent=2, ensure_ascii=False)
 
 
-def _address_text(address: Any) -> str:
-    if "vsock" in address:
-        return f"{address['vsock']['cid']}:{address['vsock']['port']}"
-    return str(address["socket"] if "socket" in address else address["unix"])
-
-
-def _row(peer: Any) -> tuple[str, ...]:
-    last = peer["lastConnected"]
+def _row(peer: Peer) -> tuple[str, ...]:
     return (
-        peer["endpoint"]["proto"].capitalize(),
-        _address_text(peer["endpoint"]["addr"]),
-        peer["type"][:1].upper() + peer["type"][1:],
-        peer["connectionState"].capitalize(),
-        size_text(peer["rxBytes"]),
-        size_text(peer["txBytes"]),
-        age_text(peer["discovered"]),
-        "Never connected" if last is None else age_text(last),
+        peer.protocol.capitalize(),
+        peer.address,
+        peer.kind[:1].upper() + peer.kind[1:],
+        peer.state.capitalize(),
+        size_text(peer.received_octets),
+        size_text(peer.sent_octets),
+        age_text(peer.discovered_s),
+        "Never connected" if peer.connected_s is None else age_text(peer.connected_s),
     )

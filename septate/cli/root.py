@@ -14,6 +14,7 @@ from septate.cli.actors import actors
 from septate.cli.invocation import Invocation, file_options, pass_invocation
 from septate.cli.keys import generate_keys, inspect
 from septate.cli.messages import message
+from septate.cli.outbox import cancel, list_messages, status
 from septate.cli.parsing import Group, Number, OnceOption, Parsed, RepeatedOption, spread
 from septate.cli.peers import peers
 from septate.cli.proxy import proxy
@@ -118,5 +119,7 @@ def _run_node(invocation: Invocation) -> int:
     return supervisor.run(node)
 
 
+for _command in (list_messages, status, cancel):
+    message.add_command(_command)
 for _command in (inspect, generate_keys, message, peers, routes, proxy, stats, actors, tap):
     septate.add_command(_command)

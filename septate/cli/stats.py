@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
 from septate.cli.invocation import Invocation, api_address, file_options, pass_invocation
 from septate.cli.parsing import Group, json_option
 from septate.cli.table import table
-from septate.client import ApiError, Client
+from septate.client import Node, Traffic
 
 
 @click.group(cls=Group)
@@ -25,19 +22,15 @@ def stats() -> None:
 @pass_invocation
 def packets(invocation: Invocation, as_json: bool) -> None:
     """Show packets and bytes by source and by destination address."""
-    address = api_address(invocation)
-    received = Client(address).packet_statistics_text()
+    node = Node(api_address(invocation))
     if as_json:
-        click.echo(received)
+        click.echo(node.exchange.json_text("/admin/stats/packets"))
         return
-    try:
-        found = json.loads(received)
-        sources, destinations = _table("Source IP", found["bySource"]), _table("Destination IP", found["byDestination"])
-    except (KeyError, TypeError):
-        raise ApiError(f"what answers at {address} does not count packets as Mycelium does; see --api-addr") from None
+    found = node.packet_statistics()
+    sources, destinations = _table("Source IP", found.by_source), _table("Destination IP", found.by_destination)
     click.echo(f"Statistics by Source IP:\n{sources}\n\nStatistics by Destination IP:\n{destinations}")
 
 
-def _table(column: str, entries: Any) -> str:
-    rows = [(entry["ip"], str(entry["packetCount"]), str(entry["byteCount"])) for entry in entries]
+def _table(column: str, entries: tuple[Traffic, ...]) -> str:
+    rows = [(entry.address, str(entry.packets), str(entry.octets)) for entry in entries]
     return table((column, "Packets", "Bytes"), rows)

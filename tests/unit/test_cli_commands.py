@@ -29,7 +29,7 @@ from septate.cli import tap
 from septate.cli.parsing import spread
 from septate.cli.root import septate
 from septate.cli.table import age_text, size_text, table
-from septate.client import ApiError, Client
+from septate.client import ApiError, Node
 from septate.config import NodeConfig
 from tests.unit.stand_ins import actor, actor_row, publisher, run_folder
 from tests.unit.test_status_api import served
@@ -114,25 +114,6 @@ def test_group_alone_prints_its_help_to_standard_error(group: str) -> None:
     result = run(group)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Commands:" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["message", "send", "400::1", "hello", "--wait", "--timeout", "5"],
-        ["message", "receive", "--raw"],
-        ["proxy", "list", "--json"],
-        ["proxy", "connect", "--remote", "[400::1]:1080"],
-        ["proxy", "disconnect"],
-        ["proxy", "probe", "start"],
-        ["proxy", "probe", "stop"],
-    ],
-)
-def test_command_of_a_part_to_come_is_refused_in_one_line(argv: list[str]) -> None:
-    result = run(*argv)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"Error: {argv[0]}: not in this version yet")
-    assert result.stderr.count("\n") == 1
 
 
 # --- running a node ---------------------------------------------------------------------------------------------------
@@ -345,7 +326,7 @@ def test_silent_api_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = SocketAddress(ip_address("127.0.0.1"), listener.getsockname()[1])
         with pytest.raises(ApiError, match="did not answer within"):
-            Client(address, timeout_s=0.1).peers()
+            Node(address, timeout_s=0.1).peers()
 
 
 # --- actors -----------------------------------------------------------------------------------------------------------
