@@ -35,8 +35,10 @@ from actors.runtime.birth import Birth
 from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
 from actors.runtime.figures import proportional_kib
 from actors.runtime.folder import FolderError, RuntimeFolder
+from actors.runtime.pages import fixed
 from actors.runtime.positions import PositionsError
 from actors.runtime.systemd import Notifier
+from protocol.admission.flows import FLOWS_BYTES
 from protocol.codec import FrameError, warm_up
 from protocol.frames import (
     SCHEMA,
@@ -193,6 +195,8 @@ class Supervisor:
             router_memory=os.memfd_create("septate-router", os.MFD_CLOEXEC),
             peers_memory=os.memfd_create("septate-peers", os.MFD_CLOEXEC),
             listeners=self._listeners(),
+            tun_memory=os.memfd_create("septate-tun", os.MFD_CLOEXEC),
+            own_flows=fixed("septate-own-flows", FLOWS_BYTES),
             api=openings.listen_for_api(*config.api_addr, self._log),
             started_at=time.time(),
             kept_links=self._kept_links,

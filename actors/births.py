@@ -19,6 +19,7 @@ from actors.runtime.actor import Start
 from actors.runtime.birth import Birth
 from actors.runtime.confine import FileRights, python_trees
 from actors.runtime.logs import LogFormat
+from actors.tun.admission import AdmissionConfig
 from protocol.frames import Role
 from protocol.mycelium.identity import address_of
 from protocol.prefix import subnet_of
@@ -49,6 +50,8 @@ class Surroundings:
     router_memory: int
     peers_memory: int
     listeners: tuple[peers_actor.Listener, ...]
+    tun_memory: int
+    own_flows: int
     api: int
     started_at: float
     kept_links: Callable[[], tuple[peers_actor.KeptLink, ...]]
@@ -115,6 +118,7 @@ def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
             MTU,
             around.udp_offload,
             around.arenas.current(_TUN),
+            AdmissionConfig(around.config.allow, around.tun_memory, around.own_flows),
             around.config.key_file,
             around.public_key,
         )
@@ -122,7 +126,7 @@ def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
     def own() -> tuple[int, ...]:
         arena = around.arenas.current(_TUN)
         device = () if around.tun < 0 else (around.tun,)
-        return (arena.writable, arena.readable, *device)
+        return (arena.writable, arena.readable, around.tun_memory, around.own_flows, *device)
 
     return Birth(
         _start(around, Role.TUN, _TUN, f"tun {around.config.tun_name}" if around.tun >= 0 else "tun (no device)"),

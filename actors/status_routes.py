@@ -15,6 +15,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import MethodNotAllowed
 
 from actors.runtime.asking import Asker, NoAnswer
+from actors.status_allow import add_allow_routes
 from actors.status_http import (
     Refused,
     add_route,
@@ -86,6 +87,7 @@ def build(facts: NodeFacts, asker: Asker, counters: Counter[str], *, check_host:
     add_route(app, "GET", f"{_API}/admin/stats/packets", api.packet_statistics)
     add_route(app, "GET", f"{_API}/pubkey/<ip>", api.public_key_of)
     add_route(app, "GET", f"{_API}/septate/actors", api.list_actors)
+    add_allow_routes(app, f"{_API}/septate", asker)
     add_route(app, "GET", "/healthz", api.health)
     add_route(app, "GET", "/status", api.status_page)
     for what, method, path in _TO_COME:

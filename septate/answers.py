@@ -137,6 +137,48 @@ class PacketStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class AllowedRule:
+    """One rule of who may come in; `last_used_s` is seconds ago, None for never."""
+
+    rule: str
+    configured: bool
+    packets: int
+    octets: int
+    last_used_s: int | None
+
+    @classmethod
+    def of(cls, value: Any) -> AllowedRule:
+        """From its JSON object. Raises `KeyError`, `TypeError` or `ValueError` on another shape."""
+        used = value["lastUsed"]
+        return cls(
+            rule=checked_text(value["rule"]),
+            configured=value["origin"] == "configured",
+            packets=_number(value["packets"]),
+            octets=_number(value["bytes"]),
+            last_used_s=None if used is None else _number(used),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """Who may come in from the overlay; without a rule everybody may."""
+
+    rules: tuple[AllowedRule, ...]
+    own_flows: int
+    """Flows of the host whose replies come in."""
+    refused_packets: int
+
+    @classmethod
+    def of(cls, value: Any) -> AllowList:
+        """From its JSON object. Raises `KeyError`, `TypeError` or `ValueError` on another shape."""
+        return cls(
+            rules=tuple(AllowedRule.of(entry) for entry in value["rules"]),
+            own_flows=_number(value["ownFlows"]),
+            refused_packets=_number(value["refusedPackets"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """A message that arrived. Addresses are text, keys 64 hex digits, `id` 16; without a topic `topic` is empty."""
 

@@ -21,6 +21,8 @@ from urllib.parse import quote
 from protocol.buffers import Buffer
 from protocol.mycelium.endpoint import SocketAddress
 from septate.answers import (
+    AllowedRule,
+    AllowList,
     Info,
     Message,
     MessageState,
@@ -48,6 +50,8 @@ from septate.exchange import (
 )
 
 __all__ = [
+    "AllowList",
+    "AllowedRule",
     "ApiError",
     "Info",
     "Message",
@@ -71,6 +75,7 @@ LARGE_BYTES: Final = 1_000_000
 """Payloads above it travel as they are where the node can take that; JSON makes a third more of them."""
 MESSAGES: Final = "/messages"
 PROXY: Final = "/admin/proxy"
+ALLOW: Final = "/septate/allow"
 OUTBOX: Final = "/septate/messages/outbox"
 _RAW: Final = "/septate/messages"
 _TOPICS: Final = "/messages/topics"
@@ -127,6 +132,18 @@ class Node:
     def remove_peer(self, endpoint: str) -> None:
         """Has the node forget `endpoint` and close its connection."""
         self.exchange.call("DELETE", f"/admin/peers/{_word(endpoint)}")
+
+    def allowed(self) -> AllowList:
+        """Who may come in from the overlay. Septate's own, like the next two."""
+        return self._get(ALLOW, AllowList.of)
+
+    def allow(self, rule: str) -> None:
+        """Lets in what `rule` says, for example `any tcp/22`, until it is taken back or the node restarted."""
+        self.exchange.post_json(ALLOW, {"rule": rule})
+
+    def disallow(self, rule: str) -> None:
+        """Takes `rule` back."""
+        self.exchange.call("DELETE", f"{ALLOW}/{_word(rule)}")
 
     def selected_routes(self) -> list[Route]:
         """The routes in use."""

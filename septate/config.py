@@ -73,6 +73,7 @@ class Settings:
     vsock_listen_port: int | None = None
     unix_listen: str | None = None
     enable_dns: bool = False
+    allow: tuple[str, ...] | None = None
     network_name: object = None
     network_key_file: object = None
 
@@ -115,6 +116,8 @@ class NodeConfig:
     """Where virtual machines and their host connect to over vsock, 0…4294967295; None for nowhere."""
     unix_listen: str | None = None
     """Path of a Unix socket where peers on this machine connect to; None for nowhere."""
+    allow: tuple[str, ...] = ()
+    """Who may reach this host from the overlay, as `Rule` writes it; empty lets everybody in."""
     quic: bool = True
     """Whether QUIC would be used. Kept for the part that is to come, like all below."""
     quic_listen_port: int = DEFAULT_PORT
@@ -217,6 +220,7 @@ _GIVEN_AS_THEY_ARE: Final = (
     "peer_discovery_port",
     "peer_discovery_interfaces",
     "update_workers",
+    "allow",
 )
 
 _PARTS_TO_COME: Final = {

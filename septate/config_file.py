@@ -132,6 +132,21 @@ def _peers(value: Any) -> tuple[str, ...]:
     return endpoints(texts)
 
 
+def _rules(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f'{_shown(value)} is no list of rules; write ["any icmp", "5ea:4578:6f:62c8::/64 tcp/22"]')
+    if not texts:
+        raise ConfigError('an empty list would let everybody in; leave the key out for that, or write ["none"]')
+    # Imported here: keys of rules need libraries that most commands can do without.
+    from protocol.admission.rules import RuleError, parse_rules
+
+    try:
+        return tuple(str(rule) for rule in parse_rules(texts))
+    except RuleError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _anything(value: Any) -> Any:
     return value
 
@@ -162,6 +177,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "vsock_listen_port": _integer(MAX_U32),
     "unix_listen": _string,
     "enable_dns": _boolean,
+    "allow": _rules,
     "network_name": _anything,
     "network_key_file": _anything,
 }

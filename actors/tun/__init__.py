@@ -2,9 +2,11 @@
 
 Owns      the TUN descriptor (none under --no-tun), the node key, its arena, packets of the host that wait
 Rights    no capability; not dumpable; Landlock: the runtime folder; it read the key file before it gave up the rest
-Receives  Packets, ReportUndelivered (links, over lanes); RouteDelta, TablePart (router)
-Sends     Packets (links, over lanes); Resolve, RouteUsed (router); Traffic (peers); PacketsSeen (whoever listens)
-Dies      the device stays and the kernel queues; its successor goes on with the same descriptor
+Receives  Packets, ReportUndelivered (links, over lanes); RouteDelta, TablePart (router); AskAllowed, ChangeAllowed
+Sends     Packets (links, over lanes); Resolve, RouteUsed (router); Traffic (peers); PacketsSeen (whoever listens);
+          AllowedList, Answer
+Dies      the device stays and the kernel queues; its successor goes on with the same descriptor, the same rules of
+          who may come in, and the host's flows
 
 The packet path, out (`outbound.py`):
  1. the TUN device is read until it is empty or a round is full; the kernel hands over super-packets
@@ -17,7 +19,7 @@ The packet path, out (`outbound.py`):
 
 The packet path, in (`inbound.py`):
  7. the source leads to the cipher, or the packet waits while the router resolves
- 8. each packet is opened; inner and outer addresses must agree
+ 8. each packet is opened; inner and outer addresses must agree; where there are rules, the gate must let it in
  9. super-packets and merged runs of packets are written to the TUN device in one piece each
 """
 
@@ -33,11 +35,13 @@ from actors.runtime.actor import Runtime
 from actors.runtime.birth import BirthError
 from actors.runtime.exchange import ArenaConfig, Exchange, Packed
 from actors.runtime.table import TableFollower
+from actors.tun.admission import Admission, AdmissionConfig
 from actors.tun.answers import Answers
 from actors.tun.device import Device
 from actors.tun.inbound import Inbound
 from actors.tun.outbound import Outbound
 from actors.tun.sealing import Sealer
+from protocol.admission.gate import Gate
 from protocol.frames import ReportUndelivered, RouteEntry, RouteState, RouteUsed, Traffic
 from protocol.mycelium.identity import KeyFileError, address_of, public_key
 from protocol.mycelium.remotes import Remotes
@@ -61,12 +65,22 @@ class TunConfig:
     """Whether the device takes super-packets of UDP (Linux 6.2 and later)."""
     arena: ArenaConfig
     """Of this incarnation."""
+    admission: AdmissionConfig
+    """Who may come in."""
 
     def __repr__(self) -> str:
         return f"TunConfig(device={self.device}, mtu={self.mtu})"
 
 
-def prepare(device: int, mtu: int, udp_offload: bool, arena: ArenaConfig, key_file: Path, node: bytes) -> TunConfig:
+def prepare(
+    device: int,
+    mtu: int,
+    udp_offload: bool,
+    arena: ArenaConfig,
+    admission: AdmissionConfig,
+    key_file: Path,
+    node: bytes,
+) -> TunConfig:
     """Reads the key while this process still may.
 
     Raises `BirthError` where that is not the key of `node`, the public key that everybody else goes by.
@@ -85,7 +99,7 @@ def prepare(device: int, mtu: int, udp_offload: bool, arena: ArenaConfig, key_fi
             f"the key file {key_file} holds another key than when this node started: put the old one back, or restart "
             "the node to give it the new address"
         )
-    return TunConfig(secret, device, mtu, udp_offload, arena)
+    return TunConfig(secret, device, mtu, udp_offload, arena, admission)
 
 
 def main(runtime: Runtime, config: TunConfig) -> None:
@@ -113,11 +127,16 @@ class Tun:
         self._out = Outbound(runtime, device, address, remotes, table, router, self._exchange, sealer, self._answers)
         self._in = Inbound(runtime, device, config.udp_offload, address, remotes, table, router)
 
+        self._admission = Admission(runtime, config.admission, self._on_gate)
+
         runtime.loop.every(REPORT_SECONDS, self._each_second)
         runtime.loop.every(USED_SECONDS, self._report_used)
         runtime.loop.every(EXPIRE_SECONDS, self._expire)
         if config.device >= 0:
             runtime.loop.watch(config.device, self._out.on_device)
+
+    def _on_gate(self, gate: Gate | None) -> None:
+        self._in.gate = self._out.gate = gate
 
     def _on_run(self, _link: int, run: Packed) -> None:
         self._in.on_run(run)
@@ -134,6 +153,7 @@ class Tun:
         self._report_traffic()
         self._out.forget_routes()
         self._in.forget_routes()
+        self._admission.forget_routes()
         for change in changes:
             prefix = change.network[:8]
             if change.state in (RouteState.SELECTED, RouteState.UNREACHABLE):

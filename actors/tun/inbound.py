@@ -11,6 +11,7 @@ from actors.runtime.budget import Budget
 from actors.runtime.exchange import Packed
 from actors.runtime.pages import untouched
 from actors.tun.device import Device
+from protocol.admission.gate import Gate
 from protocol.forwarding import ForwardingTable
 from protocol.frames import Direction, PacketsSeen, Resolve
 from protocol.mycelium.errors import WireError
@@ -65,6 +66,8 @@ class Inbound:
         self._remotes = remotes
         self._table = table
         self._router = router
+        self.gate: Gate | None = None
+        """Who may come in, where not everybody may."""
         self._sources: dict[bytes, Remote] = {}
         self._waiting = WaitingPackets()
         self.resolves = Budget(RESOLVES_PER_SECOND)
@@ -128,6 +131,8 @@ class Inbound:
         remote.heard(opened[free + 2], now)
         opened[body_start + IPV6_HOP_LIMIT] = memory[start + HOP_LIMIT_OFFSET]
         body = opened[body_start:body_end]
+        if self.gate is not None and not self.gate.admits(body, remote.public_key, now):
+            return 0
         if opened[free + 3] & MARK_SUPER_PACKET:
             self._super_packet(body)
             return 0

@@ -11,6 +11,7 @@ from actors.runtime.loop import READABLE
 from actors.tun.answers import Answers
 from actors.tun.device import Device
 from actors.tun.sealing import Flow, Sealer
+from protocol.admission.gate import Gate
 from protocol.flowqueue import FlowQueue, flow_key
 from protocol.forwarding import ForwardingTable
 from protocol.frames import PairTraffic, Resolve, RouteState
@@ -59,6 +60,8 @@ class Outbound:
         self._exchange = exchange
         self._sealer = sealer
         self._answers = answers
+        self.gate: Gate | None = None
+        """Who may come in, where not everybody may: it has to see what the host sends."""
         self._header = bytearray(HEADER_LENGTH)
         self._flows: dict[bytes, Flow] = {}
         self._used: set[bytes] = set()
@@ -109,6 +112,8 @@ class Outbound:
         if packet[7] < 2:
             self._answers.tell_host(IcmpError.HOP_LIMIT, packet)  # 2
             return
+        if self.gate is not None:
+            self.gate.sent(packet, now)
         lane = flow.lane
         queue = self._queues.get(lane)
         if (queue is not None and len(queue)) or not self._exchange.allowance(lane):

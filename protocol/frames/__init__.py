@@ -4,6 +4,12 @@ Numbers below 0x20 travel on the Unix socket between the supervisor and a child,
 removing or changing one means a new `SCHEMA`: both ends of every connection compare it before anything else.
 """
 
+from protocol.frames.admission import (
+    AllowedList,
+    AllowedRow,
+    AskAllowed,
+    ChangeAllowed,
+)
 from protocol.frames.bodies import (
     MAX_BODIES,
     MAX_BODIES_BYTES,
@@ -159,8 +165,11 @@ __all__ = [
     "AddPeer",
     "AddressTraffic",
     "AdoptLink",
+    "AllowedList",
+    "AllowedRow",
     "Answer",
     "AskActors",
+    "AskAllowed",
     "AskMessage",
     "AskOutbox",
     "AskPeers",
@@ -171,6 +180,7 @@ __all__ = [
     "AskTopics",
     "AskTraffic",
     "CancelMessage",
+    "ChangeAllowed",
     "ChangeTopic",
     "ControlArrived",
     "DeviceFailed",

@@ -17,10 +17,11 @@ FORGET_SECONDS: Final = 60.0
 class Remote:
     """One other node. Only what it sealed itself says what it accepts."""
 
-    __slots__ = ("capabilities", "cipher", "seen", "subnet")
+    __slots__ = ("capabilities", "cipher", "public_key", "seen", "subnet")
 
-    def __init__(self, cipher: Cipher, subnet: bytes) -> None:
+    def __init__(self, cipher: Cipher, public_key: bytes, subnet: bytes) -> None:
         self.cipher = cipher
+        self.public_key = public_key
         self.subnet = subnet
         """First 8 bytes of every address that belongs to its key."""
         self.capabilities = 0
@@ -79,7 +80,10 @@ class Remotes:
         if len(public_key) != KEY_BYTES:
             raise IdentityError(f"public key of {len(public_key)} bytes, must have {KEY_BYTES}")
         try:
-            return Remote(Cipher(shared_secret(self._secret, public_key)), address_of(public_key)[:SUBNET_BYTES])
+            return Remote(self._cipher(public_key), public_key, address_of(public_key)[:SUBNET_BYTES])
         except IdentityError:
             # Remembered like any other, so that each packet from or to it costs nothing.
             return None
+
+    def _cipher(self, public_key: bytes) -> Cipher:
+        return Cipher(shared_secret(self._secret, public_key))

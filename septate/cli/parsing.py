@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import click
 
-from protocol.mycelium.endpoint import EndpointError
 from septate.errors import UserError
 
 _DIGITS: Final = re.compile(r"\+?[0-9]{1,20}", re.ASCII)
@@ -34,7 +33,7 @@ class Number(click.ParamType[int]):
 
 
 class Parsed(click.ParamType[Any]):
-    """What `parse` makes of a word; its `EndpointError` becomes a usage error."""
+    """What `parse` makes of a word; its `ValueError` becomes a usage error."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -46,7 +45,7 @@ class Parsed(click.ParamType[Any]):
             return value
         try:
             return self._parse(value)
-        except EndpointError as error:
+        except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
 
 

@@ -11,6 +11,7 @@ import click
 from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, SocketAddress
 from septate import __version__, config
 from septate.cli.actors import actors
+from septate.cli.allow import allow
 from septate.cli.invocation import Invocation, file_options, pass_invocation
 from septate.cli.keys import generate_keys, inspect
 from septate.cli.messages import message
@@ -25,6 +26,13 @@ from septate.cli.tap import tap
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ADDRESS = Parsed("ip:port", SocketAddress.parse)
 _ENDPOINT = Parsed("endpoint", lambda text: str(Endpoint.parse(text)))
+
+
+def _rule(text: str) -> str:
+    # Imported here: keys of rules need libraries that most commands can do without.
+    from protocol.admission.rules import Rule
+
+    return str(Rule.parse(text))
 
 
 class _Program(Group):
@@ -55,6 +63,13 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
 @_switch("--enable-dns", "Enable the DNS forwarder (not in this version).")
 @_value("--vsock-listen-port", kind=Number(0, MAX_U32), text="Port for vsock connections of peers.")
 @_value("--unix-listen", kind=click.STRING, text="Unix socket for connections of peers on this machine.")
+@click.option(
+    "--allow",
+    cls=RepeatedOption,
+    type=Parsed("rule", _rule),
+    metavar="RULE",
+    help="Let only this in from the overlay, such as 'any icmp' or '5ea::/16 tcp/22'; may be given again.",
+)
 @_value("--cdn-cache", kind=click.STRING, text="Enable the CDN with this cache directory (not in this version).")
 @_value("--topic-config", kind=click.STRING, text="Topic configuration file (not in this version).")
 @_value("--update-workers", kind=Number(1, config.MAX_UPDATE_WORKERS), text="Accepted for compatibility. [1]")
@@ -121,5 +136,5 @@ def _run_node(invocation: Invocation) -> int:
 
 for _command in (list_messages, status, cancel):
     message.add_command(_command)
-for _command in (inspect, generate_keys, message, peers, routes, proxy, stats, actors, tap):
+for _command in (inspect, generate_keys, message, peers, routes, proxy, stats, allow, actors, tap):
     septate.add_command(_command)

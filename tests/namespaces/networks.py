@@ -45,13 +45,13 @@ class Line:
         ping_until_reply(self.far.namespace, self.near.address, REACH_TIMEOUT)
 
 
-def build_line(lab: Lab, *, relay_options: Sequence[str] = ()) -> Line:
+def build_line(lab: Lab, *, relay_options: Sequence[str] = (), far_options: Sequence[str] = ()) -> Line:
     """Starts a line and waits until its ends reach each other."""
     left, middle, right = (lab.namespace(label) for label in ("near", "relay", "far"))
     near_wire, far_wire = lab.wire(left, middle), lab.wire(middle, right)
     relay = SeptateNode(lab, middle, options=relay_options).start()
     near = SeptateNode(lab, left, peers=[relay.endpoint(near_wire.right_address)]).start()
-    far = SeptateNode(lab, right, peers=[relay.endpoint(far_wire.left_address)]).start()
+    far = SeptateNode(lab, right, peers=[relay.endpoint(far_wire.left_address)], options=far_options).start()
     for node in (relay, near, far):
         node.wait_until_up()
     line = Line(lab, near, relay, far, near_wire, far_wire)

@@ -33,6 +33,28 @@ def node(settings: Settings, **more: Any) -> NodeConfig:
     return node_config(settings, **(values | more))
 
 
+# --- who may come in -------------------------------------------------------------------------------------------------
+
+
+def test_rules_of_who_may_come_in_are_read_in_their_standard_form() -> None:
+    assert settings_of(allow=["ANY  icmp", "any 58"]).allow == ("any icmp",)
+    assert node(settings_of(allow="none")).allow == ("none",)
+    assert node(Settings()).allow == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([], "would let everybody in"),
+        ([5], "is no list of rules"),
+        (["any tpc"], "test.toml: allow: 'tpc' is no protocol"),
+    ],
+)
+def test_list_of_rules_that_does_not_say_who_may_come_in_is_refused(given: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        settings_of(allow=given)
+
+
 # --- values of a file -------------------------------------------------------------------------------------------------
 
 

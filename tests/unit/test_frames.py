@@ -31,8 +31,11 @@ from protocol.frames import (
     AddPeer,
     AddressTraffic,
     AdoptLink,
+    AllowedList,
+    AllowedRow,
     Answer,
     AskActors,
+    AskAllowed,
     AskMessage,
     AskOutbox,
     AskPeers,
@@ -43,6 +46,7 @@ from protocol.frames import (
     AskTopics,
     AskTraffic,
     CancelMessage,
+    ChangeAllowed,
     ChangeTopic,
     ControlArrived,
     DeviceFailed,
@@ -124,7 +128,7 @@ from protocol.frames import (
 )
 from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "1d7282a4c5814331"}
+LAYOUT: dict[int, str] = {2: "75f4c0dfa9b1babf"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -204,6 +208,9 @@ EXAMPLES: tuple[Any, ...] = (
     AskTopics(5, b"demo"),
     TopicList(5, True, (TopicRow(b"demo", ("400::/7",), "/run/demo.sock"),), False),
     ChangeTopic(5, TopicChange.ADD_SOURCE, b"demo", "400::/7"),
+    AskAllowed(5),
+    AllowedList(5, (AllowedRow("any tcp/22", True, 3, 180, 2.5),), 7, 1),
+    ChangeAllowed(5, True, "any icmp"),
 )
 KINDS = [type(example) for example in EXAMPLES]
 

@@ -22,7 +22,7 @@ def _key(number: int) -> bytes:
 
 
 def _remote() -> Remote:
-    return Remote(AESGCM(SHARED), bytes(8))
+    return Remote(AESGCM(SHARED), bytes(32), bytes(8))
 
 
 def test_cipher_is_that_of_the_shared_secret() -> None:
