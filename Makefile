@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 ARGS ?=
 
-.PHONY: run test lint bench demo clean set-up
+.PHONY: run test lint bench demo manual clean set-up
 
 set-up: $(STAMP)
 
@@ -48,6 +48,10 @@ bench: $(STAMP)
 
 demo: $(STAMP)
 	@$(BIN)/python -m bench.demo $(ARGS)
+
+# Completions, man page and the made parts of docs/cli.md, from the command line itself.
+manual: $(STAMP)
+	@$(BIN)/python -m manual
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .waits.log .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -258,6 +258,16 @@ def endpoints(texts: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(Endpoint.parse(text)) for text in texts))
 
 
+def parts_to_come() -> tuple[str, ...]:
+    """The keys of settings that are refused, because they ask for a part which does not exist yet."""
+    return tuple(_PARTS_TO_COME)
+
+
+def without_effect() -> tuple[str, ...]:
+    """The keys of settings that are accepted and do nothing."""
+    return tuple(_WITHOUT_EFFECT)
+
+
 def remarks(settings: Settings) -> list[Remark]:
     """What to tell the user about settings that are accepted and do less than they seem to."""
     found = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from septate.cli.invocation import file_options
-from septate.cli.parsing import Number, OnceOption
+from septate.cli.parsing import Number, OnceOption, json_option
 from septate.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _WAITING_FRAMES: Final = 64
 """What a slow terminal may leave lying here; beyond that the node drops our copy and goes on."""
 _LOOK_FOR_LINKS_S: Final = 1.0
 _EVENTS: Final = ".events"
+_LINE: Final = "{time} {actor} {direction:<3} {source} > {destination} hop limit {hopLimit} length {length}"
 
 
 @click.command()
@@ -35,8 +37,9 @@ _EVENTS: Final = ".events"
 @click.option("--match", cls=OnceOption, metavar="PREFIX", help="Packets from or to this prefix or address only.")
 @click.option("--count", cls=OnceOption, type=Number(1, 2**63 - 1), help="Stop after so many packets.")
 @click.option("--instance", cls=OnceOption, metavar="NAME", help="The node to look at, where several run.")
+@json_option
 @file_options
-def tap(link: str | None, match: str | None, count: int | None, instance: str | None) -> None:
+def tap(link: str | None, match: str | None, count: int | None, instance: str | None, as_json: bool) -> None:
     """Show data packets as they pass: time, process, direction, source > destination, hop limit, length.
 
     The length is that of the sealed body. A packet that is relayed is seen twice, where it comes in and where it
@@ -54,7 +57,7 @@ def tap(link: str | None, match: str | None, count: int | None, instance: str | 
     left = count
     try:
         for seen in _subscription(folder, only):
-            for line in lines(seen, wanted, _clock()):
+            for line in lines(seen, wanted, _clock(), as_json=as_json):
                 click.echo(line)
                 if left is not None:
                     left -= 1
@@ -64,7 +67,7 @@ def tap(link: str | None, match: str | None, count: int | None, instance: str | 
         return
 
 
-def lines(seen: PacketsSeen, wanted: Prefix | None, moment: str) -> Iterator[str]:
+def lines(seen: PacketsSeen, wanted: Prefix | None, moment: str, *, as_json: bool = False) -> Iterator[str]:
     """One line for each packet of the event from or to `wanted`, for each packet at all where that is None."""
     from protocol.prefix import address_text
 
@@ -73,11 +76,16 @@ def lines(seen: PacketsSeen, wanted: Prefix | None, moment: str) -> Iterator[str
         source, destination = header[_SOURCE], header[_DESTINATION]
         if wanted is not None and not (wanted.contains(source) or wanted.contains(destination)):
             continue
-        length = int.from_bytes(header[_RELAYED_OFFSET + 1 : _RELAYED_OFFSET + 3], "big")
-        yield (
-            f"{moment} {seen.actor} {seen.direction.value:<3} {address_text(source)} > {address_text(destination)} "
-            f"hop limit {header[_RELAYED_OFFSET + 3]} length {length}"
-        )
+        packet = {
+            "time": moment,
+            "actor": seen.actor,
+            "direction": seen.direction.value,
+            "source": address_text(source),
+            "destination": address_text(destination),
+            "hopLimit": header[_RELAYED_OFFSET + 3],
+            "length": int.from_bytes(header[_RELAYED_OFFSET + 1 : _RELAYED_OFFSET + 3], "big"),
+        }
+        yield json.dumps(packet) if as_json else _LINE.format_map(packet)
 
 
 def _subscription(folder: Path, only: str | None) -> Iterator[PacketsSeen]:

@@ -421,6 +421,21 @@ def test_tap_matches_source_or_destination(match: str, count: int) -> None:
     assert all(address_text(OTHER) in line for line in found)
 
 
+def test_tap_prints_one_object_per_packet(instance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tap, "_clock", lambda: "12:00:00.000000")
+    with publishing(instance, ("tun",), header(SOURCE, DESTINATION)):
+        result = run("tap", "--json", "--count", "1")
+    assert json.loads(result.stdout) == {
+        "time": "12:00:00.000000",
+        "actor": "tun",
+        "direction": "in",
+        "source": "5ea::1",
+        "destination": "5a5::2",
+        "hopLimit": 63,
+        "length": 1234,
+    }
+
+
 def test_tap_refuses_what_is_no_prefix(instance: Path) -> None:
     result = run("tap", "--match", "foo")
     assert result.exit_code == 1
@@ -428,7 +443,7 @@ def test_tap_refuses_what_is_no_prefix(instance: Path) -> None:
 
 
 def test_tap_ends_quietly_when_interrupted(instance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_seen: Any, _wanted: Any, _moment: str) -> Any:
+    def interrupted(_seen: Any, _wanted: Any, _moment: str, *, as_json: bool) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tap, "lines", interrupted)

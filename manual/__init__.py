@@ -1,0 +1,1 @@
+"""What is written from the command line itself: completions, man page, command reference. `make manual` makes it."""
