@@ -25,6 +25,14 @@ MAX_PAIRS: Final = 4096
 RESOLVES_PER_SECOND: Final = 1000
 WAIT_SECONDS: Final = 20.0
 IPV6_HEADER: Final = 40
+CROWDED_PACKETS: Final = 256
+"""When so many wait for a link, the device is left alone for a moment: what a flood sends beyond what the link takes
+is dropped by the kernel for nothing, here it costs as much as a packet that arrives. Super-packets never get so far:
+their queue is full of bytes long before."""
+CROWD: Final = 32
+"""So many of them end a round."""
+PAUSE_SECONDS: Final = 0.005
+"""At most, because other links may have all the room."""
 
 
 class _Host(NamedTuple):
@@ -70,6 +78,8 @@ class Outbound:
         """New prefixes that the host may have us ask for; the whole network hears of each."""
         self._queues: dict[int, FlowQueue[_Host]] = {}
         self._paused = False
+        self._crowded = 0
+        """Packets of this round that found many before them."""
         runtime.gauges.queue("waiting_packets", lambda: len(self._waiting))
         runtime.gauges.queue("queued_packets", lambda: sum(map(len, self._queues.values())))
 
@@ -83,21 +93,25 @@ class Outbound:
             self._pause(True)
             return
         now = self._loop.now()
-        while not sealer.full:
+        while not sealer.full and self._crowded < CROWD:
             room = sealer.room
             length = self._device.read(header, room)  # 1
             if not length:
                 break
             self._packet(room[:length], length, now)
         sealer.finish()
+        if self._crowded:
+            self._crowded = 0
+            self._pause(True)
+            self._loop.call_after(PAUSE_SECONDS, self._resume)
 
     def on_room(self) -> None:
         """Links gave something back."""
-        if self._paused:
-            self._pause(False)
         for lane, queue in self._queues.items():
             if len(queue):
                 self._send_queued(lane, queue)
+        if self._paused and not any(len(queue) > CROWDED_PACKETS for queue in self._queues.values()):
+            self._resume()
 
     def _packet(self, packet: memoryview, length: int, now: float) -> None:
         if length < IPV6_HEADER or packet[0] >> 4 != 6:
@@ -120,6 +134,7 @@ class Outbound:
             if queue is None:
                 queue = self._queues[lane] = FlowQueue()
             queue.add(flow_key(packet), _Host(flow, bytes(self._header), bytes(packet)), length, now)
+            self._crowded += len(queue) > CROWDED_PACKETS
             return
         self._seal(flow, length, now)
 
@@ -169,6 +184,10 @@ class Outbound:
             self._sealer.seal_copy(flow, host.header, host.packet, now)
         except OffloadError:
             self._counters["dropped.bad_offload"] += 1
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._pause(False)
 
     def _pause(self, paused: bool) -> None:
         self._paused = paused

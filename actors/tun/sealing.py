@@ -24,6 +24,7 @@ from protocol.mycelium.sealing import (
     write_inner,
 )
 from protocol.offload.complete import complete_checksum
+from protocol.offload.merge import UNFINISHED, DatagramRun
 from protocol.offload.segment import count_segments, segment
 from protocol.offload.trailer import append_trailer
 from protocol.offload.vnet import HEADER_LENGTH, VnetHeader
@@ -36,6 +37,7 @@ ROOM: Final = BEFORE + LARGEST_READ + HEADER_LENGTH + BEHIND
 """What the largest packet of the host takes."""
 NONCES_AT_ONCE: Final = 512
 _NO_OFFLOAD: Final = bytes(HEADER_LENGTH)
+_UNFINISHED: Final = VnetHeader.parse(UNFINISHED)
 
 
 class Flow:
@@ -52,6 +54,11 @@ class Flow:
         self.octets = 0
 
 
+def takes_whole(flow: Flow, now: float) -> bool:
+    """Whether super-packets may go as they are: the whole way carries them, and the other end takes them."""
+    return flow.clean and flow.remote.takes_super_packets(now)
+
+
 class Sealer:
     """Packets of one round after the other. A round has one slot, and ends with frames to links."""
 
@@ -63,6 +70,10 @@ class Sealer:
         self._slot = -1
         self._memory = memoryview(b"")
         self._end = 0
+        self._run: DatagramRun | None = None
+        self._run_flow: Flow | None = None
+        self._next = 0
+        """Where the next packet's headers go, behind a run that is not sealed yet."""
         self._nonces = b""
         self._nonce_at = 0
 
@@ -73,24 +84,25 @@ class Sealer:
         slot = self._exchange.arena.take()
         if slot is None:
             return False
-        self._slot, self._memory, self._end = slot, self._exchange.slot(slot), 0
+        self._slot, self._memory, self._end, self._next = slot, self._exchange.slot(slot), 0, 0
         return True
 
     @property
     def full(self) -> bool:
         """Whether the slot may have no room for another packet, or was taken away in mid-packet."""
-        return self._slot < 0 or self._end + ROOM > SLOT_BYTES
+        return self._slot < 0 or self._next + ROOM > SLOT_BYTES
 
     @property
     def room(self) -> memoryview:
         """Where the next packet of the host belongs."""
-        start = self._end + BEFORE
+        start = self._next + BEFORE
         return self._memory[start : start + LARGEST_READ]
 
     def finish(self) -> None:
         """Ends the round: what goes to the same link leaves in one frame. Nothing to do without a slot."""
         if self._slot < 0:
             return
+        self._end_run()
         for lane, run in self._runs.items():
             self._exchange.pass_on(lane, self._slot, run)  # 6
         if self._runtime.watched(PacketsSeen):
@@ -106,7 +118,17 @@ class Sealer:
 
         Raises `OffloadError` for a header that lies.
         """
-        body = self._end + BEFORE
+        body = self._next + BEFORE
+        run = self._run
+        if run is not None:
+            if self._run_flow is flow and run.append(body, length, header):
+                self._next = run.end + HEADER_LENGTH + BEHIND
+                return
+            self._end_run()
+        if DatagramRun.fits(self._memory[body : body + length], header) and takes_whole(flow, now):
+            self._run, self._run_flow = DatagramRun(self._memory, body, length), flow
+            self._next = body + length + BEHIND
+            return
         if header == _NO_OFFLOAD:
             self._seal(flow, self._end, length, self._memory[body + 7], 0)
             return
@@ -114,7 +136,7 @@ class Sealer:
         if not parsed.gso_type:
             complete_checksum(self._memory[body : body + length], parsed)
             self._seal(flow, self._end, length, self._memory[body + 7], 0)
-        elif flow.clean and flow.remote.takes_super_packets(now):  # 4
+        elif takes_whole(flow, now):  # 4
             length = append_trailer(self._memory[body:], length, parsed)
             self._seal(flow, self._end, length, self._memory[body + 7], MARK_SUPER_PACKET)
         else:
@@ -133,6 +155,22 @@ class Sealer:
             at = 0
         self._nonce_at = at + NONCE
         return self._nonces[at : at + NONCE]
+
+    def _end_run(self) -> None:
+        """Seals the datagrams that were merged; one that stayed alone goes as it is."""
+        run, flow = self._run, self._run_flow
+        if run is None or flow is None:
+            return
+        self._run = self._run_flow = None
+        memory, length = self._memory[run.start :], run.end - run.start
+        if run.count == 1:
+            complete_checksum(memory[:length], _UNFINISHED)
+            self._seal(flow, self._end, length, memory[7], 0)
+        else:
+            flow.packets += run.count - 1
+            self._runtime.counters["merged.datagrams"] += run.count
+            length = append_trailer(memory, length, run.finish())
+            self._seal(flow, self._end, length, memory[7], MARK_SUPER_PACKET)
 
     def _cut(self, flow: Flow, length: int, header: VnetHeader) -> None:
         packet = self._scratch[:length]
@@ -159,7 +197,7 @@ class Sealer:
         raw_length = seal_into(flow.remote.cipher, self.nonce(), memory, inner, INNER_HEADER + length)  # 5
         pair = flow.pair
         write_data_header(memory, start, raw_length, hop_limit - 1, pair[:16], pair[16:])
-        self._end = inner + raw_length
+        self._end = self._next = inner + raw_length
         flow.packets += 1
         flow.octets += raw_length
         self._runs.add(flow.lane, start, self._end)

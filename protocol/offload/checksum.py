@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 MODULUS: Final = 0xFFFF
+_FEW_BYTES: Final = 512
+"""Up to here plain integers are faster."""
 
 Octets = npt.NDArray[np.uint8]
 Sums = npt.NDArray[np.uint64]
@@ -33,6 +35,11 @@ def word_sums(rows: Octets) -> Sums:
 
 def network_sum(data: bytes | bytearray | memoryview) -> int:
     """The sum of the big-endian 16-bit words of `data`, modulo 65 535; an odd last byte is padded with zero."""
+    size = len(data)
+    if size <= _FEW_BYTES:
+        # 65 536 is 1 modulo 65 535, so the number itself has the sum of its words as remainder: 0.5 µs for an ACK,
+        # where numpy takes 4.
+        return (int.from_bytes(data, "big") << (size & 1) * 8) % MODULUS
     octets = np.frombuffer(data, np.uint8)
     total = int(octets[: octets.size & ~1].view("<u2").sum(dtype=np.uint64))
     if octets.size & 1:

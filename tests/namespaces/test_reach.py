@@ -15,6 +15,7 @@ from tests.lab.nodes import SeptateNode
 from tests.lab.ping import FINAL_WAIT, Pinger, ping, ping_until_reply
 from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT, Line, build_line
+from tests.namespaces.processes import wait_for_counter
 from tests.namespaces.raw_peer import RawPeer, echo_reply
 
 pytestmark = pytest.mark.namespaces
@@ -68,6 +69,22 @@ def test_udp_datagrams_of_odd_sizes_keep_their_boundaries(line: Line) -> None:
             arrived += [receiver.recv(65_536) for _ in burst]
             sent += burst
     assert arrived == sent
+
+
+def test_datagrams_of_one_size_are_merged_on_the_way_and_arrive_as_they_were_sent(line: Line) -> None:
+    sender = line.near.namespace.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    receiver = line.far.namespace.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    source = random.Random(5)
+    with sender, receiver:
+        receiver.bind(("::", 0))
+        receiver.settimeout(10)
+        sender.connect((line.far.address, receiver.getsockname()[1]))
+        for size in (1, 64, 500, 1294) * 4:
+            burst = [source.randbytes(size) for _ in range(60)]
+            for datagram in burst:
+                sender.send(datagram)
+            assert [receiver.recv(65_535) for _ in burst] == burst
+    wait_for_counter(line.near, "tun", "merged.datagrams", at_least=2)
 
 
 def test_nodes_that_dial_each_other_still_ping(lab: Lab) -> None:

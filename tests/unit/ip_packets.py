@@ -78,10 +78,12 @@ def tcp(
     return with_checksum(packet, partial=partial)
 
 
-def udp(payload: bytes, *, source_port: int = 40_000, partial: bool = False, hop_limit: int = 64) -> bytes:
+def udp(
+    payload: bytes, *, source_port: int = 40_000, partial: bool = False, hop_limit: int = 64, flow_label: int = 0
+) -> bytes:
     """A UDP datagram."""
     header = struct.pack("!HHHH", source_port, 5201, 8 + len(payload), 0)
-    return with_checksum(ipv6(17, header + payload, hop_limit=hop_limit), partial=partial)
+    return with_checksum(ipv6(17, header + payload, hop_limit=hop_limit, flow_label=flow_label), partial=partial)
 
 
 def cut(packet: bytes, size: int) -> Iterator[bytes]:
