@@ -28,6 +28,17 @@ class Run:
             self.slices.append((start, [end - start]))
         self._reached = end
 
+    def add_row(self, start: int, ends: list[int]) -> None:
+        """Packets one behind the other from `start` on, which end at `ends` from there, belong to the run."""
+        self.packets += len(ends)
+        self.octets += ends[-1]
+        if start == self._reached:
+            first, before = self.slices[-1]
+            before += [start - first + end for end in ends]
+        else:
+            self.slices.append((start, ends))
+        self._reached = start + ends[-1]
+
     def lengths(self) -> list[int]:
         """The length of each packet."""
         found = []
@@ -53,3 +64,10 @@ class Runs(dict[int, Run]):
         if run is None:
             run = self[lane] = Run()
         run.add(start, end)
+
+    def add_row(self, lane: int, start: int, ends: list[int]) -> None:
+        """Packets one behind the other from `start` on, which end at `ends` from there, go to `lane`."""
+        run = self.get(lane)
+        if run is None:
+            run = self[lane] = Run()
+        run.add_row(start, ends)
