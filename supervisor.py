@@ -120,7 +120,7 @@ def run(config: NodeConfig) -> int:
         return 1
     try:
         return Supervisor(config, folder).run()
-    except setup.SetupError as error:
+    except (setup.SetupError, openings.OpeningError) as error:
         log.error(str(error))
         return 1
     finally:
@@ -152,7 +152,7 @@ class Supervisor:
     # --- the node's life --------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Runs the node; returns its exit code. Raises `SetupError` where it can't start."""
+        """Runs the node; returns its exit code. Raises `SetupError` or `OpeningError` where it can't start."""
         self._catch_signals()
         openings.allow_descriptors()
         found = self._set_up()
@@ -198,6 +198,10 @@ class Supervisor:
             tun_memory=os.memfd_create("septate-tun", os.MFD_CLOEXEC),
             own_flows=fixed("septate-own-flows", FLOWS_BYTES),
             api=openings.listen_for_api(*config.api_addr, self._log),
+            rpc=openings.listen_for_rpc(*config.jsonrpc_addr),
+            metrics=-1
+            if config.metrics_api_address is None
+            else openings.listen_for_metrics(*config.metrics_api_address, self._log),
             started_at=time.time(),
             kept_links=self._kept_links,
             arenas=Arenas(),

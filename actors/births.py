@@ -53,6 +53,8 @@ class Surroundings:
     tun_memory: int
     own_flows: int
     api: int
+    rpc: int
+    metrics: int
     started_at: float
     kept_links: Callable[[], tuple[peers_actor.KeptLink, ...]]
     """The links that run at this moment; asked in a newborn child, whose memory is the supervisor's of that moment."""
@@ -64,8 +66,12 @@ class Surroundings:
 
 def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
     """The processes that run for as long as the node does, in the order of their start."""
-    found = (_router(around), _tun(around), _peers(around))
-    return found if around.api < 0 else (*found, _status(around))
+    found: list[Birth[Any]] = [_router(around), _tun(around), _peers(around)]
+    if around.api >= 0 or around.metrics >= 0:
+        found.append(_status(around))
+    if around.rpc >= 0:
+        found.append(_rpc(around))
+    return tuple(found)
 
 
 def links(around: Surroundings, process: str, connections: Connections) -> Birth[link_actor.HostConfig]:
@@ -157,7 +163,8 @@ def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
 
 def _status(around: Surroundings) -> Birth[Any]:
     start = _start(around, Role.STATUS, "status", "status")
-    return Birth(start, _status_main, lambda: around, lambda: (around.api,), _files(around))
+    own = tuple(number for number in (around.api, around.metrics) if number >= 0)
+    return Birth(start, _status_main, lambda: around, lambda: own, _files(around))
 
 
 def _status_main(runtime: Any, around: Surroundings) -> None:
@@ -171,8 +178,22 @@ def _status_main(runtime: Any, around: Surroundings) -> None:
             api=around.api,
             started_at=int(around.started_at),
             run=around.run,
+            metrics=around.metrics,
+            body_limit=around.config.api_body_limit,
         ),
     )
+
+
+def _rpc(around: Surroundings) -> Birth[Any]:
+    start = _start(around, Role.RPC, "rpc", "rpc")
+    return Birth(start, _rpc_main, lambda: around, lambda: (around.rpc,), _files(around))
+
+
+def _rpc_main(runtime: Any, around: Surroundings) -> None:
+    # Imported here, too: asyncio and its server are for this process alone.
+    from actors import rpc
+
+    rpc.main(runtime, rpc.RpcConfig(around.public_key, around.rpc, int(around.started_at), around.run))
 
 
 def _start(around: Surroundings, role: Role, name: str, title: str) -> Start:

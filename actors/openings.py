@@ -95,17 +95,43 @@ def _remove_left_over(path: str) -> None:
 def listen_for_api(host: str, port: int, log: Log) -> int:
     """A descriptor that listens for HTTP; -1 and a line in the log where it can't."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen(BACKLOG)
-            return listener.detach()
+        return _listen(host, port)
     except OSError as error:
         log.error(
             f"cannot serve the API on {host} port {port}: {error.strerror}; this node runs without it. "
             "Choose another --api-addr"
         )
         return -1
+
+
+def listen_for_metrics(host: str, port: int, log: Log) -> int:
+    """Likewise, for metrics."""
+    try:
+        return _listen(host, port)
+    except OSError as error:
+        log.error(
+            f"cannot serve metrics on {host} port {port}: {error.strerror}; this node runs without them. "
+            "Choose another --metrics-api-address"
+        )
+        return -1
+
+
+def listen_for_rpc(host: str, port: int) -> int:
+    """A descriptor that listens for JSON-RPC. Raises `OpeningError`: here the reference ends, too (API spec Q9)."""
+    try:
+        return _listen(host, port)
+    except OSError as error:
+        raise OpeningError(
+            f"cannot serve JSON-RPC on {host} port {port}: {error.strerror}; choose another --jsonrpc-addr"
+        ) from None
+
+
+def _listen(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        return listener.detach()
 
 
 _FAMILIES: Final = {

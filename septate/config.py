@@ -21,6 +21,9 @@ from septate.errors import UserError
 
 DEFAULT_PORT: Final = 9651
 DEFAULT_DISCOVERY_PORT: Final = 9650
+MIN_BODY_LIMIT: Final = 2_097_152
+"""Of a request to the HTTP API, bytes: what the reference takes."""
+MAX_BODY_LIMIT: Final = 1 << 30
 DEFAULT_API_ADDRESS: Final = SocketAddress(IPv4Address("127.0.0.1"), 8989)
 DEFAULT_TUN_NAME: Final = "mycelium"
 MAX_TUN_NAME_BYTES: Final = 15
@@ -62,6 +65,7 @@ class Settings:
     disable_peer_discovery: bool = False
     peer_discovery_interfaces: tuple[str, ...] | None = None
     api_addr: SocketAddress | None = None
+    api_body_limit: int | None = None
     jsonrpc_addr: SocketAddress | None = None
     no_tun: bool = False
     tun_name: str | None = None
@@ -104,6 +108,12 @@ class NodeConfig:
     """Name of the device, cut to the 15 bytes that the kernel allows."""
     api_addr: HostPort = ("127.0.0.1", 8989)
     """Where the HTTP API listens, as `bind` takes it; whoever reaches it rules the node."""
+    api_body_limit: int = MIN_BODY_LIMIT
+    """Most bytes of a request in JSON to the HTTP API, 2097152…1073741824."""
+    jsonrpc_addr: HostPort = ("127.0.0.1", 8990)
+    """Where the JSON-RPC API listens, likewise."""
+    metrics_api_address: HostPort | None = None
+    """Where Prometheus metrics are served; None serves none."""
     firewall_mark: int | None = None
     """SO_MARK of sockets towards peers, 0…4294967295."""
     log_level: str = "info"
@@ -128,8 +138,6 @@ class NodeConfig:
     """UDP port of discovery beacons."""
     peer_discovery_interfaces: tuple[str, ...] = ()
     """Interfaces to look on; empty for all."""
-    jsonrpc_addr: HostPort = ("127.0.0.1", 8990)
-    """Where the JSON-RPC API would listen."""
     update_workers: int = 1
     """Accepted for compatibility, 1…255: one router process needs no more."""
 
@@ -149,6 +157,11 @@ class NodeConfig:
                 raise ConfigError(f"{name} {getattr(self, name)} is no port; give one between 0 and {MAX_PORT}")
         if self.firewall_mark is not None and not 0 <= self.firewall_mark <= MAX_U32:
             raise ConfigError(f"firewall_mark {self.firewall_mark} does not fit 32 bits")
+        if not MIN_BODY_LIMIT <= self.api_body_limit <= MAX_BODY_LIMIT:
+            raise ConfigError(
+                f"api_body_limit {self.api_body_limit} is out of range; "
+                f"give one between {MIN_BODY_LIMIT} and {MAX_BODY_LIMIT} bytes"
+            )
         if not 1 <= self.update_workers <= MAX_UPDATE_WORKERS:
             raise ConfigError(
                 f"update_workers {self.update_workers} is out of range; give one between 1 and {MAX_UPDATE_WORKERS}"
@@ -191,7 +204,7 @@ def node_config(
     given: dict[str, Any] = {
         name: value for name in _GIVEN_AS_THEY_ARE if (value := getattr(settings, name)) is not None
     }
-    for name in ("api_addr", "jsonrpc_addr"):
+    for name in ("api_addr", "jsonrpc_addr", "metrics_api_address"):
         address: SocketAddress | None = getattr(settings, name)
         if address is not None:
             given[name] = _host_and_port(address)
@@ -212,6 +225,7 @@ def node_config(
 
 _GIVEN_AS_THEY_ARE: Final = (
     "peers",
+    "api_body_limit",
     "tcp_listen_port",
     "firewall_mark",
     "vsock_listen_port",
@@ -224,7 +238,6 @@ _GIVEN_AS_THEY_ARE: Final = (
 )
 
 _PARTS_TO_COME: Final = {
-    "metrics_api_address": "Prometheus metrics",
     "topic_config": "messages",
     "cdn_cache": "CDN",
     "enable_dns": "DNS forwarder",
@@ -239,7 +252,6 @@ _WITHOUT_EFFECT: Final = {
     "peer_discovery_port": "discovery is not in this version",
     "disable_peer_discovery": "discovery is not in this version",
     "peer_discovery_interfaces": "discovery is not in this version",
-    "jsonrpc_addr": "the JSON-RPC API is not in this version",
     "update_workers": "the router needs no more than one process",
 }
 _NEVER_CONNECTS: Final = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, EndpointError, SocketAddress
-from septate.config import ConfigError, Settings, endpoints
+from septate.config import MAX_BODY_LIMIT, ConfigError, Settings, endpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "disable_peer_discovery": _boolean,
     "peer_discovery_interfaces": _strings,
     "api_addr": _socket_address,
+    "api_body_limit": _integer(MAX_BODY_LIMIT),
     "jsonrpc_addr": _socket_address,
     "no_tun": _boolean,
     "tun_name": _string,

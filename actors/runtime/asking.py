@@ -52,7 +52,7 @@ class Asker:
 
     def __init__(self, run_folder: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.run_folder = run_folder
-        self._context = context
+        self.context = context
         self._tokens = itertools.count(1)
 
     def token(self) -> int:
@@ -87,7 +87,7 @@ class Asker:
         poller = zmq.Poller()
         try:
             for actor, question in questions.items():
-                conversation = _Conversation(self._context, self.run_folder, actor, question)
+                conversation = _Conversation(self.context, self.run_folder, actor, question)
                 waiting[conversation.socket] = conversation
                 poller.register(conversation.socket, zmq.POLLIN)
                 if (problem := conversation.start()) is not None:

@@ -8,7 +8,7 @@ import enum
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, TextIO, cast
 
 import structlog
@@ -98,3 +98,22 @@ def _quoted(value: object) -> str:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def forward_standard(names: Iterable[str], log: Log) -> None:
+    """Has libraries that use the standard library's logging, under these names, write their warnings as ours."""
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        logger.setLevel(logging.WARNING)
+        logger.addHandler(_Forward(log))
+
+
+class _Forward(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        write(record.getMessage(), part=record.name)

@@ -12,7 +12,7 @@ function __septate_at --description 'Whether the words so far lead to this comma
         switch $word
             case --peers
                 set awaited many
-            case --allow --api-addr --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --metrics-api-address --msg-path --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
+            case --allow --api-addr --api-body-limit --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --metrics-api-address --msg-path --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
                 set awaited once
             case '-*'
                 set awaited
@@ -48,10 +48,11 @@ complete --command septate --condition '__septate_at septate' --long-option cdn-
 complete --command septate --condition '__septate_at septate' --long-option topic-config --exclusive --description 'Topic configuration file (not in this version).'
 complete --command septate --condition '__septate_at septate' --long-option update-workers --exclusive --description 'Accepted for compatibility.'
 complete --command septate --condition '__septate_at septate' --long-option firewall-mark --exclusive --description 'Linux firewall mark (SO_MARK) of sockets towards peers.'
-complete --command septate --condition '__septate_at septate' --long-option metrics-api-address --exclusive --description 'Address of Prometheus metrics (not in this version).'
+complete --command septate --condition '__septate_at septate' --long-option metrics-api-address --exclusive --description 'Address of Prometheus metrics; none without it.'
 complete --command septate --condition '__septate_at septate' --long-option tun-name --exclusive --description 'Name of the TUN interface.'
 complete --command septate --condition '__septate_at septate' --long-option no-tun --description 'Run without a TUN interface: route for others, take no part.'
 complete --command septate --condition '__septate_at septate' --long-option jsonrpc-addr --exclusive --description 'Address of the JSON-RPC API.'
+complete --command septate --condition '__septate_at septate' --long-option api-body-limit --exclusive --description 'Most bytes of a request to the HTTP API.'
 complete --command septate --condition '__septate_at septate' --long-option api-addr --exclusive --description 'Address of the HTTP API, to serve or to talk to.'
 complete --command septate --condition '__septate_at septate' --long-option peer-discovery-interface --exclusive --description 'Look for neighbours on this interface only; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option disable-peer-discovery --description 'Do not look for neighbours on the local network.'

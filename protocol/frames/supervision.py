@@ -21,6 +21,7 @@ class Role(enum.Enum):
     PEERS = "peers"
     ROUTER = "router"
     STATUS = "status"
+    RPC = "rpc"
     MESSAGEBOX = "messagebox"
 
 

@@ -29,8 +29,8 @@ _HEADER: Final = ("Role", "Title", "PID", "Age", "Restarts", "Memory MiB", "CPU 
 @file_options
 def actors(as_json: bool, instance: str | None) -> None:
     """Show the processes of a running node."""
+    from actors.api.objects import actor_object
     from actors.runtime.asking import NoInstance, find_instance
-    from actors.status_json import actor_object
 
     try:
         rows = _ask(find_instance(instance))

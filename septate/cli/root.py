@@ -74,10 +74,15 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
 @_value("--topic-config", kind=click.STRING, text="Topic configuration file (not in this version).")
 @_value("--update-workers", kind=Number(1, config.MAX_UPDATE_WORKERS), text="Accepted for compatibility. [1]")
 @_value("--firewall-mark", kind=Number(0, MAX_U32), text="Linux firewall mark (SO_MARK) of sockets towards peers.")
-@_value("--metrics-api-address", kind=_ADDRESS, text="Address of Prometheus metrics (not in this version).")
+@_value("--metrics-api-address", kind=_ADDRESS, text="Address of Prometheus metrics; none without it.")
 @_value("--tun-name", kind=click.STRING, text="Name of the TUN interface. [mycelium]")
 @_switch("--no-tun", "Run without a TUN interface: route for others, take no part.")
 @_value("--jsonrpc-addr", kind=_ADDRESS, text="Address of the JSON-RPC API. [127.0.0.1:8990]")
+@_value(
+    "--api-body-limit",
+    kind=Number(config.MIN_BODY_LIMIT, config.MAX_BODY_LIMIT),
+    text="Most bytes of a request to the HTTP API. [2097152]",
+)
 @_value("--api-addr", kind=_ADDRESS, text="Address of the HTTP API, to serve or to talk to. [127.0.0.1:8989]")
 @click.option(
     "--peer-discovery-interface",

@@ -137,7 +137,7 @@ def test_command_line_lists_adds_and_removes(line: Line) -> None:
     [
         ("POST", RULES, {"rule": "any tpc"}, 400, "is no protocol"),
         ("POST", RULES, {"rule": "any icmp"}, 409, "is there already"),
-        ("POST", RULES, {"role": "any icmp"}, 422, "a string 'rule'"),
+        ("POST", RULES, {"role": "any icmp"}, 422, "'rule'"),
         ("DELETE", f"{RULES}/any%20udp", None, 404, "there is no rule"),
         ("DELETE", f"{RULES}/any%20udp%2Fx", None, 400, "is no port"),
     ],

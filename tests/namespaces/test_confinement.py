@@ -108,7 +108,7 @@ def test_each_process_has_the_connections_of_its_duty_only(
     found = {
         process.role: sorted(known[file.target] for file in held[name] if file.target in known)
         for name, process in children.items()
-        if process.role != "status"
+        if process.role not in ("status", "rpc")
     }
     assert found == {"router": [], "tun": [], "link": ["connected"], "peers": ["listens"]}
 
@@ -211,6 +211,7 @@ def test_processes_are_shown_under_their_names(children: dict[str, Process], lin
     assert sorted(set(shown) - set(links)) == [
         "septate: peers",
         "septate: router",
+        "septate: rpc",
         "septate: status",
         "septate: tun overlay0",
     ]

@@ -47,7 +47,9 @@ def subnet(node: SeptateNode) -> str:
 def test_actors_lists_every_process_of_the_node(line: Line) -> None:
     listed = json.loads(ask(line.relay, "actors", "--json", "--instance", line.relay.instance))
     assert sorted(row["pid"] for row in listed) == sorted(tree_of(line.relay.process_id))
-    assert sorted(row["role"] for row in listed) == ["link", "link", "peers", "router", "status", "supervisor", "tun"]
+    assert sorted(row["role"] for row in listed) == [
+        *("link", "link", "peers", "router", "rpc", "status", "supervisor", "tun")
+    ]
 
 
 def test_actors_counts_restarts(line: Line) -> None:

@@ -85,7 +85,7 @@ def _serves_once(runtime: Runtime, _config: Any) -> None:
 
 
 def _shows_late_imports(runtime: Runtime, around: Any) -> None:
-    """The real status, which shows how many modules it has imported since it said that it is ready."""
+    """The real status or rpc, which shows how many modules it has imported since it said that it is ready."""
     known: set[str] = set()
     tell_supervisor = runtime.tell_supervisor
 
@@ -96,7 +96,8 @@ def _shows_late_imports(runtime: Runtime, around: Any) -> None:
 
     runtime.tell_supervisor = tell  # type: ignore[method-assign]
     runtime.gauges.queue("late_imports", lambda: len(known.symmetric_difference(sys.modules)))
-    births._status_main(runtime, around)
+    main = births._rpc_main if runtime.start.name == "rpc" else births._status_main
+    main(runtime, around)
 
 
 WAYS: dict[str, Callable[[Runtime, Any], None]] = {
@@ -148,6 +149,7 @@ def main() -> int:
             tcp_listen_port=orders.port,
             tun=False,
             api_addr=("127.0.0.1", orders.api_port),
+            jsonrpc_addr=("127.0.0.1", 0),
             instance=orders.instance,
             log_format="plain",
         )

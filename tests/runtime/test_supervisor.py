@@ -26,7 +26,7 @@ from protocol.frames import ActorRow, AskActors
 from tests.lab.waiting import wait_until
 from tests.runtime.children import PATIENCE
 
-ACTORS: Final = ("router", "tun", "peers", "status")
+ACTORS: Final = ("router", "tun", "peers", "status", "rpc")
 SECRET: Final = bytes(range(1, 33))
 SHORT_SILENCE: Final = 4.0
 """Seconds without a heartbeat, of which there is one each second, until an actor counts as hung."""
@@ -378,11 +378,12 @@ def test_actor_that_floods_the_supervisor_does_not_make_others_look_hung(start: 
     assert rows["supervisor"].pss_kib < 200_000
 
 
-def test_status_is_ready_when_it_has_imported_all_that_it_serves_with(start: Start) -> None:
+@pytest.mark.parametrize("name", ["status", "rpc"])
+def test_actor_is_ready_when_it_has_imported_all_that_it_serves_with(start: Start, name: str) -> None:
     # While a slow machine imports no heart beats: who says ready before is killed as hung.
-    node = start(broken="status", how="shows late imports")
-    ready = node.wait_for("status", lambda row: row.ready)
-    later = node.wait_for("status", lambda row: row.cpu_seconds > ready.cpu_seconds)
+    node = start(broken=name, how="shows late imports")
+    ready = node.wait_for(name, lambda row: row.ready)
+    later = node.wait_for(name, lambda row: row.cpu_seconds > ready.cpu_seconds)
     # A codec may come later, which is a file of a few lines.
     assert later.queues["late_imports"] < 10
 

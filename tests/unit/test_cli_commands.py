@@ -166,9 +166,9 @@ def test_silent_node_says_nothing_about_settings(started: list[NodeConfig], capf
 
 
 def test_node_with_a_part_that_is_missing_is_not_run(started: list[NodeConfig]) -> None:
-    result = run("--metrics-api-address", "127.0.0.1:1")
+    result = run("--cdn-cache", "/tmp/x")
     assert (result.exit_code, started) == (1, [])
-    assert result.stderr.startswith("Error: --metrics-api-address: this version has no Prometheus metrics")
+    assert result.stderr.startswith("Error: --cdn-cache: this version has no CDN")
 
 
 def test_workers_of_the_file_are_checked_when_a_node_starts(started: list[NodeConfig], tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ from protocol.frames import (
 )
 from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "75f4c0dfa9b1babf"}
+LAYOUT: dict[int, str] = {2: "ee79b0cac7d543cc"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from flask import Response, render_template_string
 
-from actors.runtime.asking import Asker, NoAnswer
-from actors.status_json import METRIC_INFINITE, subnet_text
+from actors.api.node import Node
+from actors.api.objects import METRIC_INFINITE, subnet_text
+from actors.runtime.asking import NoAnswer
 from protocol.frames import (
     ActorList,
     AskActors,
@@ -49,22 +50,22 @@ td, th { border: 1px solid #ccc; padding: .2em .6em; text-align: left }
 """
 
 
-def page(info: dict[str, Any], asker: Asker, deadline_s: float) -> Response:
-    """The page. Actors that don't answer within `deadline_s` seconds are named where their table would be."""
-    answers = asker.ask_all(
+def page(node: Node) -> Response:
+    """The page. Actors that don't answer in time are named where their table would be."""
+    actors = node.actors
+    answers = actors.ask_all(
         {
-            "peers": AskPeers(asker.token()),
-            "router": AskRoutes(asker.token(), RouteKind.SELECTED),
-            "tun": AskActors(asker.token()),
-        },
-        deadline_s,
+            "peers": AskPeers(actors.token()),
+            "router": AskRoutes(actors.token(), RouteKind.SELECTED),
+            "tun": AskActors(actors.token()),
+        }
     )
     tables = (
         _table("Peers", ("Endpoint", "Type", "State", "Sent", "Received", "Last problem"), answers["peers"], _peers),
         _table("Routes in use", ("Subnet", "Next hop", "Metric"), answers["router"], _routes),
         _table("Processes", ("Title", "PID", "Age s", "Restarts", "CPU s", "KiB"), answers["tun"], _actors),
     )
-    text = render_template_string(_TEMPLATE, info=info, tables=tables)
+    text = render_template_string(_TEMPLATE, info=node.administration.info(), tables=tables)
     return Response(text, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY})
 
 

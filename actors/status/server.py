@@ -1,0 +1,174 @@
+"""Waitress, as this API needs it: threads that come when they are needed, and a limit of bodies by path.
+
+Everything that knows how waitress is built stands here.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import create_server
+from waitress.task import ThreadedTaskDispatcher
+from waitress.utilities import RequestEntityTooLarge
+from waitress.wasyncore import close_all
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+CONNECTIONS: Final = 1000
+MAX_ANSWER_BYTES: Final = 256 << 20
+_STOP_S: Final = 2.0
+
+
+class Server:
+    """A WSGI application under waitress, in a thread of its own that hands requests to others."""
+
+    def __init__(self, app: Flask, descriptor: int, threads: int, limits: BodyLimits) -> None:
+        """Serves the listening TCP socket `descriptor` with at most so many threads."""
+        listener = socket.socket(fileno=descriptor)
+        self._server = create_server(
+            app,
+            sockets=[listener],
+            _dispatcher=_ThreadsAsNeeded(threads),
+            connection_limit=CONNECTIONS,
+            # Sees a client leave while its request waits.
+            channel_request_lookahead=1,
+            # What is not smaller than this is refused; `_Parser` refuses more.
+            max_request_body_size=limits.raw + 1,
+            # No temporary files: Landlock allows none.
+            inbuf_overflow=limits.raw + 1,
+            outbuf_overflow=MAX_ANSWER_BYTES,
+            asyncore_use_poll=True,
+            ident=None,
+        )
+        self._server.channel_class = _channel_class(limits)
+        self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is served."""
+        return int(self._server.effective_port)
+
+    def start(self) -> None:
+        """Serves from now on."""
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises `RuntimeError` where nobody serves any more: an actor without its thread would only look alive."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that serves HTTP has ended")
+
+    def stop(self) -> None:
+        """Finishes the requests in hand, closes all connections and the socket, and waits for the thread."""
+        # First the threads that answer: each wakes the serving thread through a pipe, which has to be open then.
+        self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=_STOP_S)
+        # Everything in this map belongs to the serving thread, so that is where it is closed; with nothing left in it
+        # waitress returns.
+        self._server.trigger.pull_trigger(lambda: close_all(self._server._map))
+        self._thread.join(_STOP_S)
+
+
+class _ThreadsAsNeeded(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Starts a thread when a request finds none idle, up to a limit; behind it requests wait in the queue."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def add_task(self, task: Any) -> None:
+        with self.lock:
+            self.queue.append(task)
+            idle = len(self.threads) - self.stop_count - self.active_count
+            if len(self.queue) > idle and len(self.threads) < self._most and not self.stop_count:
+                number = next(number for number in range(self._most) if number not in self.threads)
+                self.threads.add(number)
+                self.active_count += 1
+                self.start_new_thread(self.handler_thread, number)
+            self.queue_cv.notify()
+
+
+class BodyLimits:
+    """How large bodies may be: those in JSON, and those below `raw_path` that are data; and all the latter together."""
+
+    def __init__(self, json: int, raw: int, raw_path: str, raw_together: int, counters: Counter[str]) -> None:
+        self.json = json
+        self.raw = raw
+        self.counters = counters
+        self._raw_path = raw_path
+        self._raw_together = raw_together
+        self._raw_now = 0
+        self._lock = threading.Lock()
+
+    def of(self, path: str) -> int:
+        """The most bytes that a body sent to `path` may have."""
+        return self.raw if path == self._raw_path else self.json
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for `size` more bytes of large bodies; it is taken, then, until it is given back."""
+        with self._lock:
+            if self._raw_now + size > self._raw_together:
+                self.counters["http.bodies_refused"] += 1
+                return False
+            self._raw_now += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """So many bytes that `take` gave are not used any more."""
+        with self._lock:
+            self._raw_now -= size
+
+
+def _channel_class(limits: BodyLimits) -> type[Any]:
+    class Parser(_Parser):
+        body_limits = limits
+
+    class Channel(HTTPChannel):  # type: ignore[misc]
+        parser_class = Parser
+
+        def handle_close(self) -> None:
+            if self.request is not None:
+                # It broke off in the middle of a request, which nobody will answer.
+                self.request.close()
+            super().handle_close()
+
+    return Channel
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """Refuses a body that is too large for its path as soon as that is known."""
+
+    body_limits: BodyLimits
+    taken = 0
+
+    def received(self, data: bytes) -> int:
+        consumed = int(super().received(data))
+        if self.error is None and self.headers_finished and not self.empty:
+            limit = self.body_limits.of(self.path)
+            size = max(self.content_length, self.body_bytes_received)
+            if size > limit:
+                self._refuse(f"a body of more than {limit} bytes")
+            elif size > max(self.body_limits.json, self.taken) and not self._take(size):
+                self._refuse("too many large bodies at a time")
+        return consumed
+
+    def _take(self, size: int) -> bool:
+        if not self.body_limits.take(size - self.taken):
+            return False
+        self.taken = size
+        return True
+
+    def _refuse(self, why: str) -> None:
+        self.error = RequestEntityTooLarge(why)
+        self.completed = True
+
+    def close(self) -> None:
+        """The request is over: waitress calls this once it is answered, or its connection closed."""
+        if self.taken:
+            self.body_limits.give_back(self.taken)
+            self.taken = 0
+        super().close()
