@@ -13,7 +13,7 @@ if message is not None:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -84,6 +84,8 @@ _LACKING: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStat
 """What a node says to a path that only others have."""
 _PROXY_S: Final = 60.0
 """A node tries one proxy after the other."""
+_ONE_WAIT_S: Final = 30
+"""How long one call waits where nobody says how long; the next one follows at once."""
 _POLL_FIRST_S: Final = 0.02
 _POLL_MOST_S: Final = 1.0
 _TRANSFER_OCTETS_PER_S: Final = 1_000_000
@@ -303,6 +305,30 @@ class Node:
     def peek(self, *, timeout_s: int = 0, topic: bytes | None = None) -> Message | None:
         """The same, but the message stays where it is."""
         return self._read(timeout_s, topic, peek=True, on_progress=None)
+
+    def messages(
+        self, *, topic: bytes | None = None, on_trouble: Callable[[ApiError], object] | None = None
+    ) -> Iterator[Message]:
+        """Takes one message after the other out of the inbox, for ever, also while the node is being restarted.
+
+        `on_trouble` is told of every call without an answer. What a node had handed over when it, or the connection,
+        ended may be lost on the way: who can't afford that takes messages from the stream endpoint.
+        """
+        pause = _POLL_FIRST_S
+        while True:
+            try:
+                message = self.receive(timeout_s=_ONE_WAIT_S, topic=topic)
+            except (UnreachableError, RefusedError) as error:
+                if error.status not in (None, HTTPStatus.SERVICE_UNAVAILABLE):
+                    raise
+                if on_trouble is not None:
+                    on_trouble(error)
+                time.sleep(pause)
+                pause = min(pause * 2, _POLL_MOST_S)
+                continue
+            pause = _POLL_FIRST_S
+            if message is not None:
+                yield message
 
     def _read(self, timeout_s: int, topic: bytes | None, *, peek: bool, on_progress: Progress | None) -> Message | None:
         parameters = {"timeout": str(timeout_s)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -211,6 +212,32 @@ def test_peek_says_so(api: ScriptedApi, node: Node) -> None:
     api.answer("GET", "/messages", INBOUND)
     assert node.peek(topic=b"") == RECEIVED
     assert api.calls[1].query == {"timeout": "0", "peek": "true", "topic": ""}
+
+
+def test_messages_come_one_after_the_other_also_past_a_broken_connection() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+    body = json.dumps(INBOUND).encode()
+    nothing = b"HTTP/1.1 204 No Content\r\n\r\n"
+    unknown = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            # Each pair: the raw path is unknown, then what is there.
+            there = answer % (len(body), body)
+            for said in (unknown, nothing, unknown, there, b"", busy, unknown, there):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        troubles: list[ApiError] = []
+        messages = Node(f"127.0.0.1:{listener.getsockname()[1]}").messages(topic=b"demo", on_trouble=troubles.append)
+        assert [next(messages), next(messages)] == [RECEIVED, RECEIVED]
+        thread.join()
+    assert [error.status for error in troubles] == [None, 503]
 
 
 @pytest.mark.parametrize("path", ["/septate/messages", "/messages"])
