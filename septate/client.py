@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from typing import Final
 
 from protocol.buffers import Buffer
 from protocol.mycelium.endpoint import SocketAddress
@@ -34,7 +34,6 @@ from septate.answers import (
     Route,
     Traffic,
     checked_text,
-    from_base64,
     of_headers,
     to_base64,
 )
@@ -47,7 +46,9 @@ from septate.exchange import (
     RefusedError,
     UnexpectedAnswerError,
     UnreachableError,
+    path_word,
 )
+from septate.topics import Topics
 
 __all__ = [
     "AllowList",
@@ -65,6 +66,7 @@ __all__ = [
     "QueriedSubnet",
     "RefusedError",
     "Route",
+    "Topics",
     "Traffic",
     "UnexpectedAnswerError",
     "UnreachableError",
@@ -78,7 +80,6 @@ PROXY: Final = "/admin/proxy"
 ALLOW: Final = "/septate/allow"
 OUTBOX: Final = "/septate/messages/outbox"
 _RAW: Final = "/septate/messages"
-_TOPICS: Final = "/messages/topics"
 _OCTETS: Final = "application/octet-stream"
 _LACKING: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 """What a node says to a path that only others have."""
@@ -90,8 +91,6 @@ _POLL_FIRST_S: Final = 0.02
 _POLL_MOST_S: Final = 1.0
 _TRANSFER_OCTETS_PER_S: Final = 1_000_000
 """Slower than any machine talks to itself: what a large message may take longer than other calls."""
-
-_T = TypeVar("_T")
 
 
 class NoReplyError(ApiError):
@@ -116,16 +115,17 @@ class Node:
         self.exchange: Final = Exchange(
             SocketAddress.parse(address) if isinstance(address, str) else address, timeout_s
         )
+        self.topics: Final = Topics(self.exchange)
 
     # --- the node and its neighbours --------------------------------------------------------------------------------
 
     def info(self) -> Info:
         """Who the node is."""
-        return self._get("/admin", Info.of)
+        return self.exchange.get("/admin", Info.of)
 
     def peers(self) -> list[Peer]:
         """All peers, connected or not."""
-        return self._list("/admin/peers", Peer.of)
+        return self.exchange.get_list("/admin/peers", Peer.of)
 
     def add_peer(self, endpoint: str) -> None:
         """Has the node keep a connection to `endpoint`, for example `tcp://192.0.2.10:9651`."""
@@ -133,11 +133,11 @@ class Node:
 
     def remove_peer(self, endpoint: str) -> None:
         """Has the node forget `endpoint` and close its connection."""
-        self.exchange.call("DELETE", f"/admin/peers/{_word(endpoint)}")
+        self.exchange.call("DELETE", f"/admin/peers/{path_word(endpoint)}")
 
     def allowed(self) -> AllowList:
         """Who may come in from the overlay. Septate's own, like the next two."""
-        return self._get(ALLOW, AllowList.of)
+        return self.exchange.get(ALLOW, AllowList.of)
 
     def allow(self, rule: str) -> None:
         """Lets in what `rule` says, for example `any tcp/22`, until it is taken back or the node restarted."""
@@ -145,29 +145,29 @@ class Node:
 
     def disallow(self, rule: str) -> None:
         """Takes `rule` back."""
-        self.exchange.call("DELETE", f"{ALLOW}/{_word(rule)}")
+        self.exchange.call("DELETE", f"{ALLOW}/{path_word(rule)}")
 
     def selected_routes(self) -> list[Route]:
         """The routes in use."""
-        return self._list("/admin/routes/selected", Route.of)
+        return self.exchange.get_list("/admin/routes/selected", Route.of)
 
     def fallback_routes(self) -> list[Route]:
         """The routes that are known and not in use."""
-        return self._list("/admin/routes/fallback", Route.of)
+        return self.exchange.get_list("/admin/routes/fallback", Route.of)
 
     def queried_subnets(self) -> list[QueriedSubnet]:
         """The subnets that are being asked for."""
-        return self._list("/admin/routes/queried", QueriedSubnet.of)
+        return self.exchange.get_list("/admin/routes/queried", QueriedSubnet.of)
 
     def packet_statistics(self) -> PacketStatistics:
         """Packets and bytes by address."""
-        return self._get("/admin/stats/packets", PacketStatistics.of)
+        return self.exchange.get("/admin/stats/packets", PacketStatistics.of)
 
     def public_key(self, address: str) -> str | None:
         """The key of the node that has `address`, 64 hex digits; None while no route to it is known."""
-        path = f"/pubkey/{_word(address)}"
+        path = f"/pubkey/{path_word(address)}"
         try:
-            return self._get(path, lambda value: checked_text(value["publicKey"]))
+            return self.exchange.get(path, lambda value: checked_text(value["publicKey"]))
         except RefusedError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -177,7 +177,7 @@ class Node:
 
     def proxies(self) -> list[str]:
         """The addresses of nodes on which probing found an open SOCKS5 proxy. A node without this part: 501."""
-        return self._list(PROXY, checked_text)
+        return self.exchange.get_list(PROXY, checked_text)
 
     def connect_proxy(self, remote: str | None = None) -> str:
         """Has the node hand connections to its port 1080 on to `remote`, or to the first proxy that answers.
@@ -185,7 +185,7 @@ class Node:
         Returns the socket address in use.
         """
         answer = self.exchange.post_json(PROXY, {"remote": remote}, wait_s=_PROXY_S)
-        return self._shaped(PROXY, checked_text, answer)
+        return self.exchange.shaped(PROXY, checked_text, self.exchange.read_json(PROXY, answer.body))
 
     def disconnect_proxy(self) -> None:
         """Has it close port 1080 and what came through it."""
@@ -213,7 +213,7 @@ class Node:
         """Hands a message to the node, which sends it for up to 300 s; returns its id.
 
         A call that ended in `UnreachableError` may have sent it all the same: with an `idempotency_key` (any text of
-        your own, up to 64 bytes, one for each message) it can be repeated and is sent once.
+        your own, up to 255 letters, one for each message) it can be repeated and is sent once.
         """
         answer = self._push(destination, payload, topic, None, idempotency_key, on_progress)
         return self._id_of(answer)
@@ -232,17 +232,22 @@ class Node:
         answer = self._push(destination, payload, topic, timeout_s, idempotency_key, on_progress)
         if answer.status != HTTPStatus.OK:
             raise NoReplyError(self._id_of(answer), timeout_s)
-        return self._shaped(MESSAGES, Message.of, answer)
+        return self.exchange.shaped(MESSAGES, Message.of, self.exchange.read_json(MESSAGES, answer.body))
 
     def reply(self, message: Message | tuple[str, str], payload: Buffer, *, idempotency_key: str | None = None) -> None:
         """Answers a message, or one that is known by id and sender: `(id, destination)`."""
         message_id, destination = message if isinstance(message, tuple) else (message.id, message.source)
-        self.exchange.post_json(
-            f"{MESSAGES}/reply/{_word(message_id)}",
-            {"dst": _destination(destination), "payload": to_base64(payload)},
-            headers=_idempotent(idempotency_key),
-            wait_s=_transfer_s(payload),
-        )
+        if len(memoryview(payload)) > LARGE_BYTES:
+            answer = self._push_raw(destination, payload, {"reply": message_id}, idempotency_key=idempotency_key)
+            if answer is not None:
+                return
+        with self._too_large(payload):
+            self.exchange.post_json(
+                f"{MESSAGES}/reply/{path_word(message_id)}",
+                {"dst": _destination(destination), "payload": to_base64(payload)},
+                headers=_idempotent(idempotency_key),
+                wait_s=_transfer_s(payload),
+            )
 
     def _push(
         self,
@@ -253,32 +258,56 @@ class Node:
         idempotency_key: str | None,
         on_progress: Progress | None,
     ) -> Answer:
-        waiting = {} if reply_timeout_s is None else {"reply_timeout": str(reply_timeout_s)}
-        also = () if reply_timeout_s is None else (HTTPStatus.REQUEST_TIMEOUT,)
-        wait_s = (reply_timeout_s or 0) + _transfer_s(payload)
-        if reply_timeout_s is None and len(memoryview(payload)) > LARGE_BYTES:
-            (kind, text), *_ = _destination(destination).items()
-            name = {"ip": "dst", "pk": "pk"}[kind]
-            try:
-                return self.exchange.call(
-                    "POST",
-                    _RAW,
-                    parameters={name: text, **({"topic": to_base64(topic)} if topic else {})},
-                    headers={"Content-Type": _OCTETS, **_idempotent(idempotency_key)},
-                    body=payload,
-                    wait_s=wait_s,
-                    on_sent=on_progress,
-                )
-            except RefusedError as error:
-                if error.status not in _LACKING:
-                    raise
-        body: dict[str, object] = {"dst": _destination(destination), "payload": to_base64(payload)}
-        if topic:
-            body["topic"] = to_base64(topic)
-        try:
-            return self.exchange.post_json(
-                MESSAGES, body, parameters=waiting, headers=_idempotent(idempotency_key), wait_s=wait_s, also=also
+        parameters = {} if reply_timeout_s is None else {"reply_timeout": str(reply_timeout_s)}
+        wait_s = float(reply_timeout_s or 0)
+        encoded = {"topic": to_base64(topic)} if topic else {}
+        if len(memoryview(payload)) > LARGE_BYTES:
+            answer = self._push_raw(
+                destination, payload, {**parameters, **encoded}, wait_s, idempotency_key, on_progress
             )
+            if answer is not None:
+                return answer
+        with self._too_large(payload):
+            return self.exchange.post_json(
+                MESSAGES,
+                {"dst": _destination(destination), "payload": to_base64(payload), **encoded},
+                parameters=parameters,
+                headers=_idempotent(idempotency_key),
+                wait_s=wait_s + _transfer_s(payload),
+                also=(HTTPStatus.REQUEST_TIMEOUT,),
+            )
+
+    def _push_raw(
+        self,
+        destination: str,
+        payload: Buffer,
+        parameters: dict[str, str],
+        wait_s: float = 0.0,
+        idempotency_key: str | None = None,
+        on_progress: Progress | None = None,
+    ) -> Answer | None:
+        """None where the node takes no bytes as they are."""
+        ((kind, text),) = _destination(destination).items()
+        try:
+            return self.exchange.call(
+                "POST",
+                _RAW,
+                parameters={"dst" if kind == "ip" else kind: text, **parameters},
+                headers={"Content-Type": _OCTETS, **_idempotent(idempotency_key)},
+                body=payload,
+                wait_s=wait_s + _transfer_s(payload),
+                also=(HTTPStatus.REQUEST_TIMEOUT,),
+                on_sent=on_progress,
+            )
+        except RefusedError as error:
+            if error.status not in _LACKING:
+                raise
+            return None
+
+    @contextmanager
+    def _too_large(self, payload: Buffer) -> Iterator[None]:
+        try:
+            yield
         except RefusedError as error:
             if error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 raise
@@ -289,7 +318,9 @@ class Node:
             ) from None
 
     def _id_of(self, answer: Answer) -> str:
-        return self._shaped(MESSAGES, lambda value: checked_text(value["id"]), answer)
+        return self.exchange.shaped(
+            MESSAGES, lambda value: checked_text(value["id"]), self.exchange.read_json(MESSAGES, answer.body)
+        )
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
@@ -346,21 +377,19 @@ class Node:
             return None
         headers = answer.headers
         own_key = headers.get("septate-destination-key") or self.info().public_key
-        made: Message = self.exchange.shaped(_RAW, lambda body: of_headers(headers, body, own_key), answer.body)
-        return made
+        return self.exchange.shaped(_RAW, lambda body: of_headers(headers, body, own_key), answer.body)
 
     def _read_json(self, parameters: dict[str, str], timeout_s: int) -> Message | None:
         value = self.exchange.json(MESSAGES, parameters, timeout_s)
         if value is None:
             return None
-        made: Message = self.exchange.shaped(MESSAGES, Message.of, value)
-        return made
+        return self.exchange.shaped(MESSAGES, Message.of, value)
 
     # --- what became of it ------------------------------------------------------------------------------------------
 
     def status(self, message_id: str) -> MessageStatus:
         """What became of a message that was sent. The node remembers it for 600 s; then it is a `RefusedError`, 404."""
-        return self._get(f"{MESSAGES}/status/{_word(message_id)}", MessageStatus.of)
+        return self.exchange.get(f"{MESSAGES}/status/{path_word(message_id)}", MessageStatus.of)
 
     def wait(
         self,
@@ -391,80 +420,11 @@ class Node:
 
     def outbox(self) -> list[OwnMessage]:
         """The messages that were sent in the last 600 s. Nodes of the reference have no such list: 404."""
-        return self._list(OUTBOX, OwnMessage.of)
+        return self.exchange.get_list(OUTBOX, OwnMessage.of)
 
     def cancel(self, message_id: str) -> None:
         """Gives up a message that is still being sent. `RefusedError` 404 where there is none."""
-        self.exchange.call("DELETE", f"{OUTBOX}/{_word(message_id)}")
-
-    # --- topics -----------------------------------------------------------------------------------------------------
-
-    def accepts_by_default(self) -> bool:
-        """Whether messages of topics without a rule are accepted."""
-        return self._get(f"{_TOPICS}/default", lambda value: bool(value["accept"]))
-
-    def accept_by_default(self, accept: bool) -> None:
-        """Accepts or refuses messages of topics without a rule, and those without a topic."""
-        self.exchange.post_json(f"{_TOPICS}/default", {"accept": accept}, method="PUT")
-
-    def topics(self) -> list[bytes]:
-        """The topics that have rules."""
-        return self._list(_TOPICS, from_base64)
-
-    def add_topic(self, topic: bytes) -> None:
-        """Makes a rule for `topic`. It has no sources yet, and so refuses everybody."""
-        self.exchange.post_json(_TOPICS, list(topic))
-
-    def remove_topic(self, topic: bytes) -> None:
-        """Drops the rule; nothing happens where there is none."""
-        self.exchange.call("DELETE", _topic_path(topic))
-
-    def topic_sources(self, topic: bytes) -> list[str] | None:
-        """The subnets that may send messages of `topic`; None where it has no rule."""
-        try:
-            return self._list(f"{_topic_path(topic)}/sources", checked_text)
-        except RefusedError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
-
-    def add_topic_source(self, topic: bytes, subnet: str) -> None:
-        """Lets the nodes of `subnet`, such as `5a5:ddb0:8295:ef60::/64`, send; makes the rule where there is none."""
-        self.exchange.post_json(f"{_topic_path(topic)}/sources", {"subnet": subnet})
-
-    def remove_topic_source(self, topic: bytes, subnet: str) -> None:
-        """The opposite; nothing happens where it is not listed."""
-        self.exchange.call("DELETE", f"{_topic_path(topic)}/sources/{_word(subnet)}")
-
-    def forward_socket(self, topic: bytes) -> str | None:
-        """The Unix socket that gets the messages of `topic` instead of the inbox."""
-        return self._get(f"{_topic_path(topic)}/forward", lambda value: None if value is None else checked_text(value))
-
-    def set_forward_socket(self, topic: bytes, path: str) -> None:
-        """Hands messages of `topic` to the Unix socket at `path`; without effect where the topic has no rule."""
-        self.exchange.post_json(f"{_topic_path(topic)}/forward", {"socketPath": path}, method="PUT")
-
-    def remove_forward_socket(self, topic: bytes) -> None:
-        """Lets messages of `topic` go into the inbox again."""
-        self.exchange.call("DELETE", f"{_topic_path(topic)}/forward")
-
-    # --- shapes -----------------------------------------------------------------------------------------------------
-
-    def _get(self, path: str, parse: Callable[[Any], _T]) -> _T:
-        made: _T = self.exchange.shaped(path, parse, self.exchange.json(path))
-        return made
-
-    def _list(self, path: str, parse: Callable[[Any], _T]) -> list[_T]:
-        def parse_all(value: Any) -> list[_T]:
-            if not isinstance(value, list):
-                raise TypeError("no list")
-            return [parse(entry) for entry in value]
-
-        return self._get(path, parse_all)
-
-    def _shaped(self, path: str, parse: Callable[[Any], _T], answer: Answer) -> _T:
-        made: _T = self.exchange.shaped(path, parse, self.exchange.read_json(path, answer.body))
-        return made
+        self.exchange.call("DELETE", f"{OUTBOX}/{path_word(message_id)}")
 
 
 def _destination(text: str) -> dict[str, str]:
@@ -477,11 +437,3 @@ def _idempotent(key: str | None) -> dict[str, str]:
 
 def _transfer_s(payload: Buffer) -> float:
     return len(memoryview(payload)) / _TRANSFER_OCTETS_PER_S
-
-
-def _topic_path(topic: bytes) -> str:
-    return f"{_TOPICS}/{_word(to_base64(topic))}"
-
-
-def _word(text: str) -> str:
-    return quote(text, safe="")

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
-from urllib.parse import urlencode
+from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
 
 from protocol.buffers import Buffer
 from protocol.mycelium.endpoint import SocketAddress, ip_text
@@ -24,6 +24,9 @@ _BLOCK_BYTES: Final = 256 << 10
 _MAX_REASON: Final = 500
 _LONGEST_WAIT_S: Final = 2_000_000.0
 """What a socket can wait for at most, some 24 days: poll(2) counts milliseconds in 31 bits. More is for ever."""
+
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes moved so far and the bytes in all."""
@@ -91,8 +94,22 @@ class Exchange:
         except (ValueError, RecursionError):
             raise self.unexpected(path) from None
 
-    def shaped(self, path: str, parse: Callable[[Any], Any], value: Any) -> Any:
-        """What `parse` makes of a JSON value from `path`."""
+    def get(self, path: str, parse: Callable[[Any], _T]) -> _T:
+        """What `parse` makes of the JSON value at `path`."""
+        return self.shaped(path, parse, self.json(path))
+
+    def get_list(self, path: str, parse: Callable[[Any], _T]) -> list[_T]:
+        """What `parse` makes of each element of the JSON array at `path`."""
+
+        def parse_all(value: Any) -> list[_T]:
+            if not isinstance(value, list):
+                raise TypeError("no list")
+            return [parse(entry) for entry in value]
+
+        return self.get(path, parse_all)
+
+    def shaped(self, path: str, parse: Callable[[_S], _T], value: _S) -> _T:
+        """What `parse` makes of a value from `path`; what it can't take is no answer of a node."""
         try:
             return parse(value)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
@@ -239,6 +256,11 @@ def _read_blocks(response: http.client.HTTPResponse, length: int, on_received: P
         received += len(block)
         on_received(received, length)
     return b"".join(blocks)
+
+
+def path_word(text: str) -> str:
+    """`text` as one part of a path, slashes and all."""
+    return quote(text, safe="")
 
 
 def _one_line(text: str) -> str:

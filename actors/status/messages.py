@@ -43,6 +43,10 @@ def _pop(call: Call) -> Response:
 
 def _push(call: Call) -> Response:
     letter = Letter(call.body.destination, call.body.topic, call.body.data, key=call.headers["Idempotency-Key"])
+    return _pushed(call, letter)
+
+
+def _pushed(call: Call, letter: Letter) -> Response:
     wait_s = call.query["reply_timeout"]
     if wait_s is None:
         return json_answer(call.node.messages.push(letter), HTTPStatus.CREATED)
@@ -82,6 +86,7 @@ def _pop_raw(call: Call) -> Response:
     answer.headers["Septate-Source"] = _address_text(head.source)
     answer.headers["Septate-Source-Key"] = head.source_key.hex()
     answer.headers["Septate-Destination"] = _address_text(head.destination)
+    answer.headers["Septate-Destination-Key"] = call.node.messages.own_key
     answer.headers["Septate-Topic"] = encode_base64(head.topic)
     return answer
 
@@ -92,7 +97,7 @@ def _push_raw(call: Call) -> Response:
         raise ApiError(Fault.BAD_QUERY, "name the destination by exactly one of dst and pk")
     destination = query["dst"] if query["pk"] is None else address_of(query["pk"])
     letter = Letter(destination, query["topic"] or b"", call.body, query["reply"], call.headers["Idempotency-Key"])
-    return json_answer(call.node.messages.push(letter), HTTPStatus.CREATED)
+    return _pushed(call, letter)
 
 
 def _outbox(call: Call) -> Response:
@@ -126,12 +131,18 @@ _PUSH: Final = Body(PushMessage, message, {"dst": {"ip": "5a5:ddb0::1"}, "topic"
 _OK: Final = HTTPStatus.OK
 _NO_CONTENT: Final = HTTPStatus.NO_CONTENT
 _NONE_CAME: Final = Answer(_NO_CONTENT, "None came in time.")
+_PUSHED: Final = (
+    Answer(HTTPStatus.CREATED, "It is on disk and will be sent.", PushedMessage),
+    Answer(_OK, "The reply.", InboundMessage),
+    Answer(HTTPStatus.REQUEST_TIMEOUT, "No reply came in time; it is still being sent.", PushedMessage),
+)
 _READ: Final = (PEEK, TIMEOUT, TOPIC_FILTER)
 _HEADERS: Final = (
     Parameter("Septate-Message-Id", MessageId, str, "The id of the message."),
     Parameter("Septate-Source", Address, str, "Who sent it."),
     Parameter("Septate-Source-Key", PublicKey, str, "The sender's public key."),
     Parameter("Septate-Destination", Address, str, "The address that the sender used."),
+    Parameter("Septate-Destination-Key", PublicKey, str, "This node's public key."),
     Parameter("Septate-Topic", Base64, str, "Its topic, empty for none."),
 )
 _RAW: Final = (
@@ -139,6 +150,7 @@ _RAW: Final = (
     Parameter("pk", PublicKey, _destination_key, "The receiver's public key, instead."),
     Parameter("topic", Base64, TOPIC_FILTER.reader, "The topic of the message."),
     Parameter("reply", MessageId, message_id, "The id of the message that this answers.", b""),
+    REPLY_TIMEOUT,
 )
 
 ROUTES: Final = (
@@ -157,11 +169,7 @@ ROUTES: Final = (
         _MESSAGES,
         _push,
         "Send a message, and wait for the reply where that is asked for",
-        (
-            Answer(HTTPStatus.CREATED, "It is on disk and will be sent.", PushedMessage),
-            Answer(_OK, "The reply.", InboundMessage),
-            Answer(HTTPStatus.REQUEST_TIMEOUT, "No reply came in time; it is still being sent.", PushedMessage),
-        ),
+        _PUSHED,
         query=(REPLY_TIMEOUT,),
         headers=(IDEMPOTENCY_KEY,),
         body=_PUSH,
@@ -201,8 +209,8 @@ ROUTES: Final = (
         "POST",
         f"{OURS}/messages",
         _push_raw,
-        "Send a message of any size, as bytes",
-        done(HTTPStatus.CREATED, "It is on disk and will be sent.", PushedMessage),
+        "Send a message of any size, as bytes, and wait for the reply where that is asked for",
+        _PUSHED,
         query=_RAW,
         headers=(IDEMPOTENCY_KEY,),
         body=Body(bytes, None),

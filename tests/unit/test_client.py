@@ -164,6 +164,22 @@ def test_message_that_is_too_large_is_an_error_with_its_length(api: ScriptedApi,
     assert caught.value.status == 413
 
 
+def test_large_request_and_large_reply_travel_as_they_are(api: ScriptedApi, node: Node) -> None:
+    api.answer("POST", "/septate/messages", INBOUND)
+    assert node.request(ADDRESS, LARGE, timeout_s=7) == RECEIVED
+    node.reply(RECEIVED, LARGE)
+    assert [call.query for call in api.calls] == [
+        {"dst": ADDRESS, "reply_timeout": "7"},
+        {"dst": INBOUND["srcIp"], "reply": ID},
+    ]
+
+
+def test_large_reply_goes_as_json_to_a_node_without_raw_transfer(api: ScriptedApi, node: Node) -> None:
+    api.answer("POST", f"/messages/reply/{ID}", status=204)
+    node.reply(RECEIVED, LARGE)
+    assert api.asked == ["POST /septate/messages", f"POST /messages/reply/{ID}"]
+
+
 def test_request_returns_the_reply(api: ScriptedApi, node: Node) -> None:
     api.answer("POST", "/messages", INBOUND)
     assert node.request(ADDRESS, b"hello?", timeout_s=7) == RECEIVED
@@ -313,24 +329,24 @@ def test_topics_are_bytes_with_rules(api: ScriptedApi, node: Node) -> None:
     api.answer("GET", f"/messages/topics/{topic}/forward", b"null")
     api.answer("PUT", f"/messages/topics/{topic}/forward", status=204)
     api.answer("DELETE", f"/messages/topics/{topic}/forward", status=204)
-    [found] = node.topics()
+    [found] = node.topics.all()
     assert found == b"\xff\xfe\x3e"
-    assert node.accepts_by_default()
-    node.accept_by_default(False)
-    node.add_topic(found)
-    assert node.topic_sources(found) == ["5a5::/64"]
-    node.add_topic_source(found, "5a5::/64")
-    node.remove_topic_source(found, "5a5::/64")
-    assert node.forward_socket(found) is None
-    node.set_forward_socket(found, "/run/x")
-    node.remove_forward_socket(found)
-    node.remove_topic(found)
+    assert node.topics.accepted_by_default()
+    node.topics.accept_by_default(False)
+    node.topics.add(found)
+    assert node.topics.sources(found) == ["5a5::/64"]
+    node.topics.add_source(found, "5a5::/64")
+    node.topics.remove_source(found, "5a5::/64")
+    assert node.topics.forward_socket(found) is None
+    node.topics.set_forward_socket(found, "/run/x")
+    node.topics.remove_forward_socket(found)
+    node.topics.remove(found)
     bodies = [call.json for call in api.calls if call.body]
     assert bodies == [{"accept": False}, [255, 254, 62], {"subnet": "5a5::/64"}, {"socketPath": "/run/x"}]
 
 
 def test_topic_without_a_rule_has_no_sources(node: Node) -> None:
-    assert node.topic_sources(b"x") is None
+    assert node.topics.sources(b"x") is None
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -403,4 +419,4 @@ def test_threads_may_share_a_node(api: ScriptedApi, node: Node) -> None:
 def test_environments_proxy_is_not_used(api: ScriptedApi, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     api.answer("GET", "/messages/topics", [])
-    assert node.topics() == []
+    assert node.topics.all() == []
