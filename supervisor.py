@@ -177,7 +177,9 @@ class Supervisor:
 
     def _set_up(self) -> tuple[DeviceReady, list[int]] | None:
         tun_name = self._config.tun_name if self._config.tun else None
-        config = setup.SetupConfig(self._config.key_file, self._config.make_key_folder, tun_name, births.MTU)
+        config = setup.SetupConfig(
+            self._config.key_file, self._config.make_key_folder, tun_name, births.MTU, self._config.network
+        )
         found = setup.in_child(config, self._signals, SET_UP_SECONDS)
         if found is not None:
             for warning in found[0].warnings:

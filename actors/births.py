@@ -16,12 +16,14 @@ from actors import router as router_actor
 from actors import tun as tun_actor
 from actors.keepsakes import Arenas, Connection
 from actors.runtime.actor import Start
-from actors.runtime.birth import Birth
+from actors.runtime.birth import Birth, BirthError
 from actors.runtime.confine import FileRights, python_trees
 from actors.runtime.logs import LogFormat
+from actors.runtime.networkfile import NetworkFileError, read_network
 from actors.tun.admission import AdmissionConfig
 from protocol.frames import Role
 from protocol.mycelium.identity import address_of
+from protocol.mycelium.network import Network
 from protocol.prefix import subnet_of
 from septate.config import NodeConfig
 
@@ -80,7 +82,7 @@ def links(around: Surroundings, process: str, connections: Connections) -> Birth
 
     def prepare() -> link_actor.HostConfig:
         found = tuple(connection.config() for connection in connections.values())
-        return link_actor.HostConfig(own_subnet, around.arenas.current(process), found)
+        return link_actor.HostConfig(own_subnet, _network(around.config), around.arenas.current(process), found)
 
     def own() -> tuple[int, ...]:
         arena = around.arenas.current(process)
@@ -94,7 +96,18 @@ def links(around: Surroundings, process: str, connections: Connections) -> Birth
         own,
         _files(around),
         before=lambda: around.arenas.renew(process, LINK_SLOTS),
+        dumpable=around.config.network is None,
     )
+
+
+def _network(config: NodeConfig) -> Network | None:
+    """The private network, read with the supervisor's rights in a process that faces the network, and nowhere else."""
+    if config.network is None:
+        return None
+    try:
+        return read_network(config.network.name, config.network.key_file)
+    except NetworkFileError as error:
+        raise BirthError(str(error)) from None
 
 
 def process_number(name: str) -> int:

@@ -15,12 +15,14 @@ import os
 import random
 import socket
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 
 import msgpack
 
 from actors.runtime.actor import Runtime
 from actors.runtime.answers import Answers, LongAnswer
+from actors.runtime.budget import Budget
 from actors.runtime.loop import READABLE, WRITABLE, Timer
 from actors.runtime.memory import MemoryFile
 from protocol.accounting import AddressCounts
@@ -32,6 +34,7 @@ from protocol.frames import (
     AskTraffic,
     EndLink,
     LinkGone,
+    LinkOpened,
     OpenSocket,
     Outcome,
     PeerList,
@@ -45,11 +48,12 @@ from protocol.frames import (
     in_parts,
     link_text,
 )
+from protocol.handshakes import Handshake, Handshakes
 from protocol.linknumbers import LinkNumbers
 from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress, UnixAddress, VsockAddress
 from protocol.mycelium.framing import PACKET_HEADER, PACKET_VERSION
 from protocol.peering import AlreadyKnown, Kind, NotKnown, PeeringError, PeerTable
-from protocol.transports import Ways
+from protocol.transports import HANDSHAKES, Ways
 
 DIAL_SECONDS: Final = 10.0
 FIRST_WORD_SECONDS: Final = 10.0
@@ -57,6 +61,10 @@ FIRST_WORD_SECONDS: Final = 10.0
 MAX_SILENT: Final = 256
 ACCEPTS_PER_TURN: Final = 32
 ACCEPT_PAUSE_SECONDS: Final = 0.5
+HANDSHAKES_PER_SECOND: Final = 50
+"""Of strangers: each costs a process."""
+LINES_PER_SECOND: Final = 5
+"""About strangers who were refused."""
 FIRST_WORD_PAUSE_SECONDS: Final = 0.05
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 """How the record begins in which a TLS client says hello (RFC 8446 section 5.1)."""
@@ -145,6 +153,9 @@ class Peers:
         self._timer: Timer | None = None
         self._ways = config.ways
         self._guests = itertools.count(1)
+        self._handshakes = Handshakes()
+        self._strangers = Budget(HANDSHAKES_PER_SECOND)
+        self._lines = Budget(LINES_PER_SECOND)
 
         runtime.gauges.queue("dialling", lambda: len(self._dialling) + len(self._opening))
         runtime.gauges.queue("silent_connections", lambda: len(self._silent))
@@ -153,6 +164,9 @@ class Peers:
         runtime.on(AskPeers, self._on_ask_peers)
         runtime.on(AskTraffic, self._on_ask_traffic)
         runtime.on(Traffic, self._on_traffic)
+        runtime.on(LinkOpened, self._on_link_opened)
+        runtime.gauges.queue("handshakes", lambda: len(self._handshakes))
+        runtime.loop.every(1.0, self._next_second)
         runtime.on_channel(SocketOpened, self._on_socket_opened)
         runtime.on_channel(LinkGone, self._on_link_gone)
         self._restore(config)
@@ -215,12 +229,21 @@ class Peers:
             connection.close()
             self._dial_failed(endpoint, failure or os.strerror(code))
             return
-        link = self._new_link()
-        if self._table.connected(endpoint, link, self._loop.now()):
-            self._counters["dials.connected"] += 1
-            self._log.info("connected", peer=endpoint, link=link_text(link))
-            self._spawn(link, endpoint, True, self._ways.transport(Endpoint.parse(endpoint)), connection)
+        link, transport = self._new_link(), self._ways.transport(Endpoint.parse(endpoint))
+        if transport in HANDSHAKES:
+            self._handshakes.dialled(link, endpoint)
+            self._spawn(link, endpoint, True, transport, connection)
+        elif self._connected(link, endpoint):
+            self._spawn(link, endpoint, True, transport, connection)
         connection.close()
+
+    def _connected(self, link: int, endpoint: str) -> bool:
+        """Whether anybody still wants what was dialled."""
+        if not self._table.connected(endpoint, link, self._loop.now()):
+            return False
+        self._counters["dials.connected"] += 1
+        self._log.info("connected", peer=endpoint, link=link_text(link))
+        return True
 
     def _dial_failed(self, endpoint: str, reason: str) -> None:
         self._counters["dials.failed"] += 1
@@ -304,12 +327,57 @@ class Peers:
         if endpoint is None:
             connection.close()
             return
-        link = self._new_link()
+        transport = silent.listener.transport
+        if transport not in HANDSHAKES:
+            link = self._new_link()
+            self._accepted(link, endpoint)
+            self._spawn(link, endpoint, False, transport, connection)
+        elif self._may_shake_hands(endpoint):
+            link = self._new_link()
+            self._handshakes.accepted(link, endpoint, _source_of(endpoint))
+            self._spawn(link, endpoint, False, transport, connection)
+        connection.close()
+
+    def _accepted(self, link: int, endpoint: str) -> None:
         self._table.accepted(endpoint, link, self._loop.now())
         self._counters["accepts.connected"] += 1
         self._log.info("accepted", peer=endpoint, link=link_text(link))
-        self._spawn(link, endpoint, False, silent.listener.transport, connection)
-        connection.close()
+
+    # --- handshakes of transports -------------------------------------------------------------------------------------
+
+    def _may_shake_hands(self, endpoint: str) -> bool:
+        """Whether a stranger gets a process for his handshake; the one who has had the longest may lose his for it."""
+        if self._handshakes.too_many_of(_source_of(endpoint)) or not self._strangers.take():
+            self._counters["accepts.handshakes_refused"] += 1
+            return False
+        oldest = self._handshakes.oldest_of_too_many()
+        if oldest:
+            self._counters["accepts.handshakes_crowded_out"] += 1
+            self._handshakes.ended(oldest)
+            self._runtime.tell_supervisor(EndLink(oldest, "handshake failed: too many strangers at a time"))
+        return True
+
+    def _on_link_opened(self, _sender: bytes, message: LinkOpened) -> None:
+        shaken = self._handshakes.ended(message.link)
+        if shaken is None:
+            # A successor of ours knows it as a link that was there.
+            return
+        if not shaken.outbound:
+            self._accepted(message.link, shaken.endpoint)
+        elif not self._connected(message.link, shaken.endpoint):
+            self._runtime.tell_supervisor(EndLink(message.link, "the peer was removed"))
+
+    def _handshake_failed(self, shaken: Handshake, reason: str) -> None:
+        if shaken.outbound:
+            self._dial_failed(shaken.endpoint, reason)
+            return
+        self._counters["accepts.refused"] += 1
+        if self._lines.take():
+            self._log.warning("refused", peer=shaken.endpoint, reason=reason)
+
+    def _next_second(self) -> None:
+        self._strangers.next_second()
+        self._lines.next_second()
 
     def _remote_of(self, silent: _Silent) -> str | None:
         """Who is at the other end, as people write it; None where nobody is any more."""
@@ -341,6 +409,10 @@ class Peers:
 
     def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
         self._numbers.gone(message.link)
+        shaken = self._handshakes.ended(message.link)
+        if shaken is not None:
+            self._handshake_failed(shaken, message.reason)
+            return
         peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
         if peer is not None:
             self._log.info("disconnected", peer=peer.endpoint, link=link_text(message.link), reason=message.reason)
@@ -433,10 +505,22 @@ def _kind_of(endpoint: Endpoint) -> SocketKind:
             return SocketKind.TCP_IPV6 if address.is_ipv6 else SocketKind.TCP_IPV4
 
 
+def _source_of(endpoint: str) -> str:
+    """What a stranger's handshakes are counted by: his address, of IPv6 the network that he can choose from."""
+    address = Endpoint.parse(endpoint).address
+    if not isinstance(address, SocketAddress):
+        return str(address)
+    if isinstance(address.host, IPv6Address) and not address.is_mapped:
+        return address.host.packed[:8].hex()
+    return str(address.host)
+
+
 def _why_garbage(head: bytes, transport: Protocol) -> str:
     """Why a connection that begins with `head` is none of a peer; empty where it may be."""
     if transport is Protocol.TLS:
         return "" if head.startswith(_TLS_HANDSHAKE) else "it speaks no TLS, and this is a private network"
+    if head.startswith(_TLS_HANDSHAKE):
+        return "it speaks TLS: it is in a private network, and this node is in none"
     if head[0] != PACKET_VERSION:
         return f"its first packet has version {head[0]}, only {PACKET_VERSION} exists"
     return ""

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from actors.runtime import keyfile
+from actors.runtime import keyfile, psk
 from actors.runtime.birth import fork_once
 from actors.runtime.channel import Channel, ChannelClosed
 from actors.runtime.loop import HasFileno
+from actors.runtime.networkfile import NetworkFileError, read_network
 from protocol.frames import DeviceFailed, DeviceReady
 from protocol.mycelium.identity import KEY_BYTES, KeyFileError, address_of, public_key
+from septate.config import PrivateNetwork
 
 END_SECONDS: Final = 0.5
 OVERLAY_PREFIX_BITS: Final = 7
@@ -54,6 +56,8 @@ class SetupConfig:
     """The device; None for a node without one."""
     mtu: int
     """Bytes; 1342 by default, because a reference node's QUIC link dies of larger packets (wire spec 5.6)."""
+    network: PrivateNetwork | None = None
+    """The private network, whose key has to be there and of use."""
 
 
 class SetupError(Exception):
@@ -106,12 +110,15 @@ def main(channel: Channel, config: SetupConfig) -> None:
     warnings: list[str] = []
     try:
         public = public_key(load_or_create_key(config, warnings))
+        if config.network is not None:
+            psk.check()
+            read_network(config.network.name, config.network.key_file)
         if config.tun_name is None:
             channel.send(DeviceReady(public, False, tuple(warnings)))
             return
         device, offload = open_device(config.tun_name)
         configure_device(config.tun_name, address_of(public), config.mtu, bool(offload))
-    except (SetupError, KeyFileError) as error:
+    except (SetupError, KeyFileError, NetworkFileError, psk.Unusable) as error:
         channel.send(DeviceFailed(str(error)))
         return
     channel.send(DeviceReady(public, bool(offload & _TUN_F_USO), tuple(warnings)), (device,))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from protocol.mycelium.endpoint import Endpoint, Protocol, UnixAddress
+
+HANDSHAKES: Final = frozenset({Protocol.TLS, Protocol.QUIC})
+"""Transports on which both ends have to agree before the first packet."""
 
 
 @dataclass(frozen=True, slots=True)

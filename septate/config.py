@@ -16,6 +16,7 @@ from protocol.mycelium.endpoint import (
     SocketAddress,
     UnixAddress,
 )
+from protocol.mycelium.network import NetworkError, check_name
 from protocol.transports import Ways
 from septate.errors import UserError
 
@@ -78,8 +79,8 @@ class Settings:
     unix_listen: str | None = None
     enable_dns: bool = False
     allow: tuple[str, ...] | None = None
-    network_name: object = None
-    network_key_file: object = None
+    network_name: str | None = None
+    network_key_file: str | None = None
 
     def over(self, other: Settings) -> Settings:
         """These settings, and the other ones where these say nothing. A flag counts if either sets it."""
@@ -88,6 +89,14 @@ class Settings:
             own, others = getattr(self, field.name), getattr(other, field.name)
             merged[field.name] = own or others if isinstance(own, bool) else (others if own is None else own)
         return Settings(**merged)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateNetwork:
+    """A private network, and where its key is: the key itself is for the processes that need it."""
+
+    name: str
+    key_file: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +137,8 @@ class NodeConfig:
     """Path of a Unix socket where peers on this machine connect to; None for nowhere."""
     allow: tuple[str, ...] = ()
     """Who may reach this host from the overlay, as `Rule` writes it; empty lets everybody in."""
+    network: PrivateNetwork | None = None
+    """The private network that all peers have to be in; None for the public one."""
     quic: bool = True
     """Whether QUIC would be used. Kept for the part that is to come, like all below."""
     quic_listen_port: int = DEFAULT_PORT
@@ -144,7 +155,7 @@ class NodeConfig:
     @property
     def ways(self) -> Ways:
         """How peers can be reached."""
-        return Ways()
+        return Ways(private=self.network is not None)
 
     def __post_init__(self) -> None:
         if self.unix_listen is not None:
@@ -219,8 +230,24 @@ def node_config(
         log_level=log_level,
         log_format=log_format,
         instance=instance,
+        network=_private_network(settings),
         **given,
     )
+
+
+def _private_network(settings: Settings) -> PrivateNetwork | None:
+    name, key_file = settings.network_name, settings.network_key_file
+    if name is None and key_file is None:
+        return None
+    if name is None or key_file is None:
+        # The reference would join the public network, and say nothing (CLI spec 7, Q5).
+        known, missing = ("network_key_file", "network_name") if name is None else ("network_name", "network_key_file")
+        raise ConfigError(f"{known} without {missing}: a private network has both; give the other one, or neither")
+    try:
+        check_name(name)
+    except NetworkError as error:
+        raise ConfigError(f"network_name: {error}") from None
+    return PrivateNetwork(name, Path(key_file))
 
 
 _GIVEN_AS_THEY_ARE: Final = (
@@ -241,8 +268,6 @@ _PARTS_TO_COME: Final = {
     "topic_config": "messages",
     "cdn_cache": "CDN",
     "enable_dns": "DNS forwarder",
-    "network_name": "private networks",
-    "network_key_file": "private networks",
 }
 """Settings that ask for a part which does not exist yet. Silence would be a node that does less than it was told to."""
 
@@ -256,7 +281,6 @@ _WITHOUT_EFFECT: Final = {
 }
 _NEVER_CONNECTS: Final = {
     Protocol.QUIC: "QUIC links are not in this version",
-    Protocol.TLS: "TLS links belong to private networks",
 }
 
 
@@ -287,9 +311,11 @@ def remarks(settings: Settings) -> list[Remark]:
         for name, why in _WITHOUT_EFFECT.items()
         if _is_set(settings, name)
     ]
+    ways = Ways(private=settings.network_name is not None, quic=not settings.disable_quic)
     for peer in settings.peers or ():
-        why = _NEVER_CONNECTS.get(Endpoint.parse(peer).protocol)
-        if why is not None:
+        endpoint = Endpoint.parse(peer)
+        why = ways.why_never(endpoint) or _NEVER_CONNECTS.get(endpoint.protocol)
+        if why:
             found.append(Remark("warning", f"peer {peer} never connects: {why}"))
     return found
 

@@ -147,10 +147,6 @@ def _rules(value: Any) -> tuple[str, ...]:
         raise ConfigError(str(error)) from None
 
 
-def _anything(value: Any) -> Any:
-    return value
-
-
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
@@ -179,6 +175,6 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "unix_listen": _string,
     "enable_dns": _boolean,
     "allow": _rules,
-    "network_name": _anything,
-    "network_key_file": _anything,
+    "network_name": _string,
+    "network_key_file": _string,
 }

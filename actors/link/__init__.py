@@ -1,10 +1,10 @@
 """The link actor: one peer's connection; where peers are many, several in one process.
 
 Owns      one connection over any transport (`transports/`); what waits to be written to it, or for a route; its arena
-Rights    no node key, no capability; Landlock: the runtime folder; its socket was handed in
+Rights    no node key; a private network's, where there is one; no capability; Landlock: the runtime folder
 Receives  RouteDelta, TablePart, SendControl (router); Packets (tun and other links, over lanes); Stop
 Sends     LinkUp, ControlArrived, Resolve, RouteUsed (router); Packets, ReportUndelivered (over lanes);
-          Traffic (peers); PacketsSeen (whoever listens)
+          Traffic, LinkOpened (peers); PacketsSeen (whoever listens)
 Dies      over TCP its successor goes on in the same connection, in the middle of a packet (`protocol/ledger.py`):
           packets that were queued or half handled are lost, no peer notices. Any other connection is dialled again
 
@@ -39,9 +39,10 @@ from actors.runtime.actor import Runtime
 from actors.runtime.exchange import TUN, ArenaConfig, Exchange, Packed
 from actors.runtime.positions import Positions, PositionsError, positions
 from actors.runtime.table import TableFollower
-from protocol.frames import AdoptLink, EndLink, LinkUp, RouteEntry, SendControl, Traffic
+from protocol.frames import AdoptLink, EndLink, LinkOpened, LinkUp, RouteEntry, SendControl, Traffic
 from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, NoLedger, Recovery
 from protocol.mycelium.endpoint import Endpoint, Protocol
+from protocol.mycelium.network import Network
 from protocol.mycelium.resume import packet_end
 
 _NOTHING: Final = Recovery(b"", 0, 0, memoryview(b""))
@@ -87,6 +88,8 @@ class HostConfig:
 
     own_subnet: bytes
     """First 8 bytes of every address of this node."""
+    network: Network | None
+    """The private network whose key its TLS connections take."""
     arena: ArenaConfig
     """Of this incarnation."""
     links: tuple[LinkConfig, ...]
@@ -105,6 +108,7 @@ class Host:
     def __init__(self, runtime: Runtime, config: HostConfig) -> None:
         self._runtime = runtime
         self.own_subnet: Final = config.own_subnet
+        self.network: Final = config.network
         self.router: Final = runtime.connect("router", answers=True)
         self.peers: Final = runtime.connect("peers")
         self.exchange: Final = Exchange(runtime, config.arena, on_run=self._on_run, on_room=self._on_room)
@@ -231,7 +235,9 @@ class Link:
         self._closed = self._watching = False
         self._reported_in = self._reported_out = 0
         endpoint = Endpoint.parse(config.endpoint)
-        self._transport = TRANSPORTS[config.transport](Setup(runtime, self, connection, endpoint, config.outbound))
+        setup = Setup(runtime, self, connection, endpoint, config.outbound, host.network)
+        self._transport = TRANSPORTS[config.transport](setup)
+        self._has_handshake = not self._transport.opened
         ledger: Ledger | NoLedger = NoLedger()
         self._sent, self._recovery = 0, _NOTHING
         if config.ledger >= 0:
@@ -239,7 +245,7 @@ class Link:
             ledger = Ledger(memoryview(mmap.mmap(config.ledger, LEDGER_BYTES, mmap.MAP_SHARED)))
             self._sent, self._recovery = self._recover(connection, ledger)
             os.close(config.ledger)
-        self.outgoing: Final = Outgoing(runtime, host.exchange, self._transport.send, ledger, self.end, self._poll)
+        self.outgoing: Final = Outgoing(runtime, host.exchange, self._transport.send, ledger, self.end, self.poll)
         self.incoming: Final = Incoming(
             runtime,
             config.number,
@@ -250,7 +256,7 @@ class Link:
             host.router,
             host.table,
             self.end,
-            self._poll,
+            self.poll,
         )
 
     def begin(self) -> None:
@@ -262,13 +268,15 @@ class Link:
         if not self._closed:
             self._loop.watch(transport.fileno(), transport.on_events, priority=3)
             self._watching = True
-            self._poll()
+            self.poll()
 
     # --- what the transport says --------------------------------------------------------------------------------------
 
     def opened(self) -> None:
         """Goes on where a predecessor ended; its last bytes may be the end of the connection."""
         recovery, self._recovery = self._recovery, _NOTHING
+        if self._has_handshake:
+            self._host.peers.send(LinkOpened(self._config.number))
         self.outgoing.begin(self._sent, recovery.torn)
         if not self._closed:
             # Before anything that the peer sends: a router has no use for packets of a link that it does not know.
@@ -306,12 +314,12 @@ class Link:
     def on_room(self) -> None:
         """A slot of the arena may be free."""
         if self.incoming.on_room():
-            self._poll()
+            self.poll()
 
-    def _poll(self) -> None:
+    def poll(self) -> None:
         """Asks for what the two directions wait for: while we can't take more, the kernel keeps what arrives."""
         if not self._closed and self._watching:
-            wanted = self._transport.wanted(not self.incoming.paused, self.outgoing.blocked)
+            wanted = self._transport.wanted(reading=not self.incoming.paused, writing=self.outgoing.blocked)
             self._loop.want(self._transport.fileno(), wanted)
 
     def introduce(self) -> None:

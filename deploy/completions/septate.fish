@@ -12,7 +12,7 @@ function __septate_at --description 'Whether the words so far lead to this comma
         switch $word
             case --peers
                 set awaited many
-            case --allow --api-addr --api-body-limit --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --metrics-api-address --msg-path --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
+            case --allow --api-addr --api-body-limit --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --metrics-api-address --msg-path --network-key-file --network-name --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
                 set awaited once
             case '-*'
                 set awaited
@@ -42,6 +42,8 @@ complete --command septate --condition '__septate_at septate' --short-option V -
 complete --command septate --condition '__septate_at septate' --long-option instance --exclusive --description 'Name of this node among those on the machine.'
 complete --command septate --condition '__septate_at septate' --long-option enable-dns --description 'Enable the DNS forwarder (not in this version).'
 complete --command septate --condition '__septate_at septate' --long-option vsock-listen-port --exclusive --description 'Port for vsock connections of peers.'
+complete --command septate --condition '__septate_at septate' --long-option network-key-file --exclusive --description 'Key of a private network: a file of 32 bytes.'
+complete --command septate --condition '__septate_at septate' --long-option network-name --exclusive --description 'Name of a private network: only peers with its key are let in.'
 complete --command septate --condition '__septate_at septate' --long-option unix-listen --exclusive --description 'Unix socket for connections of peers on this machine.'
 complete --command septate --condition '__septate_at septate' --long-option allow --exclusive --description 'Let only this in from the overlay, such as \'any icmp\' or \'5ea::/16 tcp/22\'; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option cdn-cache --exclusive --description 'Enable the CDN with this cache directory (not in this version).'

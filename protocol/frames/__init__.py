@@ -24,6 +24,7 @@ from protocol.frames.bodies import (
 )
 from protocol.frames.links import (
     ControlArrived,
+    LinkOpened,
     LinkUp,
     PairTraffic,
     SendControl,
@@ -192,6 +193,7 @@ __all__ = [
     "Hello",
     "LaneHello",
     "LinkGone",
+    "LinkOpened",
     "LinkUp",
     "MessageFailed",
     "MessageFailure",

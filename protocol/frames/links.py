@@ -17,6 +17,13 @@ class LinkUp:
     """Whether this process goes on in a connection that another one had, and may have lost what it was to write."""
 
 
+@frame(0x34)
+class LinkOpened:
+    """Link → peers: the handshake of its transport is done. Only links over a transport that has one say so."""
+
+    link: int
+
+
 @frame(0x31)
 class ControlArrived:
     """Link → router: control packets, headers included, one behind the other, already found well-formed."""

@@ -62,6 +62,8 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
 @_value("--instance", kind=click.STRING, text="Name of this node among those on the machine.")
 @_switch("--enable-dns", "Enable the DNS forwarder (not in this version).")
 @_value("--vsock-listen-port", kind=Number(0, MAX_U32), text="Port for vsock connections of peers.")
+@_value("--network-key-file", kind=click.STRING, text="Key of a private network: a file of 32 bytes.")
+@_value("--network-name", kind=click.STRING, text="Name of a private network: only peers with its key are let in.")
 @_value("--unix-listen", kind=click.STRING, text="Unix socket for connections of peers on this machine.")
 @click.option(
     "--allow",
@@ -115,6 +117,8 @@ def septate(ctx: click.Context, invocation: Invocation, /, **options: Any) -> No
     invocation.debug = options.pop("debug")
     invocation.log_format = options.pop("log_format") or "compact"
     invocation.instance = options.pop("instance")
+    if (options["network_name"] is None) != (options["network_key_file"] is None):
+        raise click.UsageError("--network-name and --network-key-file require each other.", ctx)
     if options["peers"] is not None:
         options["peers"] = config.endpoints(options["peers"])
     invocation.options = config.Settings(**options)

@@ -228,6 +228,25 @@ class MyceliumNode(_HttpNode):
         return "no Mycelium: set MYCELIUM_BIN to the path of a Mycelium 0.7.10 program"
 
 
+class PrivateMyceliumNode(_HttpNode):
+    """A node of the reference's other program, which knows private networks, from MYCELIUM_PRIVATE_BIN."""
+
+    kind = "private Mycelium"
+
+    @classmethod
+    def find_program(cls) -> str | None:
+        """MYCELIUM_PRIVATE_BIN, when it names a program."""
+        named = os.environ.get("MYCELIUM_PRIVATE_BIN")
+        return named if named and os.access(named, os.X_OK) else None
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Names the variable."""
+        if cls.find_program() is not None:
+            return None
+        return "no private Mycelium: set MYCELIUM_PRIVATE_BIN to the path of a mycelium-private 0.7.10 program"
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """One process of a Septate node, as `septate actors --json` lists it."""

@@ -105,7 +105,7 @@ class Scene:
             old_arenas=(old,),
         )
         descriptors = (config.connection, config.ledger, old.descriptor, arena.writable, arena.readable)
-        host = HostConfig(bytes(8), arena, (config,))
+        host = HostConfig(bytes(8), None, arena, (config,))
         return born(self.run, link.main, name="link-1", prepare=lambda: host, descriptors=descriptors)
 
     def control(self, octets: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 import septate
 from protocol.mycelium.endpoint import SocketAddress
 from septate import config
-from septate.config import ConfigError, NodeConfig, Settings, log_level, node_config, remarks
+from septate.config import ConfigError, NodeConfig, PrivateNetwork, Settings, log_level, node_config, remarks
 from septate.config_file import FileSettings, parse_settings, read_config_file
 from septate.places import default_config_file, default_key_file
 
@@ -240,6 +240,8 @@ def test_every_setting_reaches_the_node() -> None:
             update_workers=255,
             vsock_listen_port=7,
             unix_listen="/run/a.sock",
+            network_name="garden",
+            network_key_file="/etc/garden",
         ),
         instance="second",
         log_level="debug",
@@ -269,6 +271,7 @@ def test_every_setting_reaches_the_node() -> None:
         update_workers=255,
         vsock_listen_port=7,
         unix_listen="/run/a.sock",
+        network=PrivateNetwork("garden", Path("/etc/garden")),
     )
 
 
@@ -278,8 +281,6 @@ def test_every_setting_reaches_the_node() -> None:
         Settings(cdn_cache="x"),
         Settings(enable_dns=True),
         Settings(topic_config="x"),
-        Settings(network_name="x"),
-        Settings(network_key_file="x"),
     ],
 )
 def test_setting_that_asks_for_a_missing_part_is_refused_by_name(settings: Settings) -> None:
@@ -289,10 +290,22 @@ def test_setting_that_asks_for_a_missing_part_is_refused_by_name(settings: Setti
 
 def test_all_missing_parts_are_named_in_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
-        node(Settings(network_name="x", network_key_file="y", enable_dns=True))
-    assert str(caught.value).startswith(
-        "--enable-dns, --network-name, --network-key-file: this version has no DNS forwarder and no private networks;"
-    )
+        node(Settings(cdn_cache="x", enable_dns=True))
+    assert str(caught.value).startswith("--cdn-cache, --enable-dns: this version has no CDN and no DNS forwarder;")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(network_name="garden"), "network_name without network_key_file"),
+        (Settings(network_key_file="key"), "network_key_file without network_name"),
+        (Settings(network_name="g", network_key_file="key"), "network name must be between 2 and 64 characters"),
+        (Settings(network_name="ä" * 33, network_key_file="key"), "it has 66"),
+    ],
+)
+def test_half_a_private_network_is_no_public_one(settings: Settings, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        node(settings)
 
 
 def test_settings_without_effect_get_a_remark_each() -> None:

@@ -58,6 +58,7 @@ from protocol.frames import (
     Hello,
     LaneHello,
     LinkGone,
+    LinkOpened,
     LinkUp,
     MessageFailed,
     MessageFailure,
@@ -128,7 +129,7 @@ from protocol.frames import (
 )
 from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "ee79b0cac7d543cc"}
+LAYOUT: dict[int, str] = {2: "d76a7adfce61664c"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -163,6 +164,7 @@ EXAMPLES: tuple[Any, ...] = (
     TablePart(1, 2, 0, (ENTRY, ENTRY), False),
     Resolve(NETWORK, 64),
     RouteUsed((NETWORK,)),
+    LinkOpened(7),
     LinkUp(7, "tcp://192.0.2.1:9651", 5, True, False),
     ControlArrived(7, b"\x01\x00\x00\x00"),
     SendControl(7, b"\x01\x00\x00\x00"),

@@ -6,12 +6,14 @@ from typing import Final
 from actors.link.transports.interface import Owner, Setup, Transport, TransportError
 from actors.link.transports.local import UnixTransport, VsockTransport
 from actors.link.transports.tcp import TcpTransport
+from actors.link.transports.tls import TlsTransport
 from protocol.mycelium.endpoint import Protocol
 
 __all__ = ["TRANSPORTS", "Owner", "Setup", "Transport", "TransportError"]
 
 TRANSPORTS: Final[Mapping[Protocol, type[Transport]]] = {
     Protocol.TCP: TcpTransport,
+    Protocol.TLS: TlsTransport,
     Protocol.UNIX: UnixTransport,
     Protocol.VSOCK: VsockTransport,
 }

@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Protocol
 from actors.runtime.actor import Runtime
 from actors.runtime.loop import READABLE, WRITABLE
 from protocol.mycelium.endpoint import Endpoint
+from protocol.mycelium.network import Network
 
 Send = Callable[[list[memoryview | bytes]], int]
 """Writes the beginning of these buffers, which hold whole packets but for the rest of a torn one; returns how many
@@ -34,6 +35,9 @@ class Owner(Protocol):
     def room(self) -> None:
         """`send` takes more."""
 
+    def poll(self) -> None:
+        """What the transport wants to be polled for has changed."""
+
     def end(self, reason: str) -> None:
         """The connection is over."""
 
@@ -50,6 +54,8 @@ class Setup:
     """The peer as people write it."""
     outbound: bool
     """Whether this side dialled."""
+    network: Network | None = None
+    """The private network of this node."""
 
 
 class Transport:
@@ -83,8 +89,8 @@ class Transport:
         """What to poll."""
         return self._socket.fileno()
 
-    def wanted(self, reading: bool, writing: bool) -> int:
-        """What to poll it for: whether the link would read, and whether it waits for `room`."""
+    def wanted(self, *, reading: bool, writing: bool) -> int:
+        """What to poll it for, where the link would read, or waits for `room`. Called when that may have changed."""
         return (READABLE if reading else 0) | (WRITABLE if writing else 0)
 
     def on_events(self, events: int) -> None:
