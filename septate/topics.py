@@ -12,7 +12,10 @@ _PATH: Final = "/messages/topics"
 
 
 class Topics:
-    """The rules of a node's topics. A topic without a rule is accepted or refused as the default says. All methods raise `ApiError`."""
+    """The rules of a node's topics. A topic without a rule is accepted or refused as the default says.
+
+    All methods raise `ApiError`.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
