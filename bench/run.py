@@ -31,6 +31,7 @@ from bench.measure_throughput import (
     measure_udp,
     missing_tool,
 )
+from bench.messages import __main__ as messages
 from bench.plot import write_svg
 from bench.report import Results, pair_table, process_table, table, write_json
 from bench.rows import Figures, unavailable
@@ -234,12 +235,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="contenders, separated by commas")
     parser.add_argument("--check", action="store_true", help="instead: send 2 GB on three ways and compare SHA-256")
     parser.add_argument("--profile", action="store_true", help="instead: profile every actor under a TCP stream")
+    parser.add_argument("--messages", action="store_true", help="instead: messages and API calls (bench.messages)")
     given = parser.parse_args(arguments)
     enter_if_unprivileged("bench.run", sys.argv[1:] if arguments is None else arguments)
     missing = namespaces.available()
     if missing is not None:
         print(f"the benchmark cannot run: {missing}", file=sys.stderr)
         return 2
+    if given.messages:
+        quick = ["--quick"] if given.quick else []
+        return messages.main(["--repetitions", str(given.repetitions), "--only", given.only, *quick])
     if given.check or given.profile:
         codes = [run_check(given.quick)] if given.check else []
         codes += [run_profile(given.quick)] if given.profile else []
