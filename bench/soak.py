@@ -1,6 +1,7 @@
 """The soak: a TCP flow at full rate for minutes or hours while processes that move packets are killed.
 
-`python -m bench.soak --minutes 10 --kill-every 5`, with `--relay` through a third node. Prints the rate before and
+`python -m bench.soak --minutes 10 --kill-every 5`, with `--relay` through a third node, with `--roles link --kills 1000`
+until so many links were killed. Prints the rate before and
 during, and from time to time the memory of every process. Exit code 1 when a slot of an arena is lost, memory grows by
 more than a tenth, a connection between nodes is not the same any more, a byte is wrong, or a log tells of a fault; 2
 when the soak can't run. Needs root, or to be allowed to make a user namespace and to open /dev/net/tun in it.
@@ -21,6 +22,7 @@ from tests.lab.nodes import TUN_NAME, SeptateNode
 from tests.lab.sandbox import enter_if_unprivileged
 from tests.lab.waiting import WaitError
 from tests.namespaces.chaos import (
+    HOT_ROLES,
     Chaos,
     FullRateFlow,
     arena_bytes,
@@ -63,8 +65,8 @@ class Soak:
     looks: list[Look] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
-    def run(self, seconds: float) -> None:
-        """Runs the flow for so long after a quiet beginning."""
+    def run(self, seconds: float, kills: int) -> None:
+        """Runs the flow for so long after a quiet beginning, or until so many were killed."""
         before = {node.name: connections_of(node) for node in self.nodes}
         flow = FullRateFlow(self.nodes[0], self.nodes[-1])
         try:
@@ -73,8 +75,8 @@ class Soak:
             self._look()
             begin = time.monotonic()
             every = min(LOOK_SECONDS, seconds / FEWEST_LOOKS)
-            while (passed := time.monotonic() - begin) < seconds:
-                self._kill_until(begin + min(seconds, (passed // every + 1) * every))
+            while (passed := time.monotonic() - begin) < seconds and self.chaos.killed < kills:
+                self._kill_until(begin + min(seconds, (passed // every + 1) * every), kills)
                 self._look()
                 self._print_look(self.looks[-2], self.looks[-1])
             during = _rate(self.looks[0], self.looks[-1])
@@ -91,8 +93,8 @@ class Soak:
         time.sleep(QUIET_SECONDS)
         return (self._received() - first) * 8 / QUIET_SECONDS
 
-    def _kill_until(self, until: float) -> None:
-        while time.monotonic() < until:
+    def _kill_until(self, until: float, kills: int) -> None:
+        while time.monotonic() < until and self.chaos.killed < kills:
             pause = self.kill_every * self.dice.uniform(0.5, 1.5)
             time.sleep(max(0.0, min(pause, until - time.monotonic())))
             if time.monotonic() < until:
@@ -142,8 +144,9 @@ def soak(given: argparse.Namespace) -> int:
             nodes: tuple[SeptateNode, ...] = (line.near, line.relay, line.far)
         else:
             nodes = build_pair(lab)
-        soaking = Soak(nodes, Chaos(nodes, given.seed), given.kill_every, random.Random(given.seed))
-        soaking.run(given.minutes * 60)
+        chaos = Chaos(nodes, given.seed, given.roles.split(","))
+        soaking = Soak(nodes, chaos, given.kill_every, random.Random(given.seed))
+        soaking.run(given.minutes * 60, given.kills)
     for finding in soaking.findings:
         print(finding)
     print("nothing was lost" if not soaking.findings else f"{len(soaking.findings)} findings")
@@ -156,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description="Kill packet processes under full load.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--kill-every", type=float, default=5.0, metavar="SECONDS", help="on average")
+    parser.add_argument("--kills", type=int, default=sys.maxsize, help="end after so many")
+    parser.add_argument("--roles", default=",".join(HOT_ROLES), help="which processes to kill, default %(default)s")
     parser.add_argument("--relay", action="store_true", help="send through a third node")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 1 << 32))
     given = parser.parse_args(given_arguments)

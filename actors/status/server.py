@@ -69,7 +69,11 @@ class Server:
         self._server.task_dispatcher.shutdown(cancel_pending=True, timeout=_STOP_S)
         # Everything in this map belongs to the serving thread, so that is where it is closed; with nothing left in it
         # waitress returns.
-        self._server.trigger.pull_trigger(lambda: close_all(self._server._map))
+        # Under the trigger's lock: else a wake-up that is on its way already closes it before it is pulled.
+        trigger = self._server.trigger
+        with trigger.lock:
+            trigger.thunks.append(lambda: close_all(self._server._map))
+            trigger.pull_trigger()
         self._thread.join(_STOP_S)
 
 
