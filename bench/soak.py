@@ -1,10 +1,10 @@
 """The soak: a TCP flow at full rate for minutes or hours while processes that move packets are killed.
 
-`python -m bench.soak --minutes 10 --kill-every 5`, with `--relay` through a third node, with `--roles link --kills 1000`
-until so many links were killed. Prints the rate before and
-during, and from time to time the memory of every process. Exit code 1 when a slot of an arena is lost, memory grows by
-more than a tenth, a connection between nodes is not the same any more, a byte is wrong, or a log tells of a fault; 2
-when the soak can't run. Needs root, or to be allowed to make a user namespace and to open /dev/net/tun in it.
+`python -m bench.soak --minutes 10 --kill-every 5`, with `--relay` through a third node, with `--roles link
+--kills 1000` until so many links were killed. Prints the rate before and during, and from time to time the memory of
+every process. Exit code 1 when a slot of an arena is lost, memory grows by more than a tenth, a connection between
+nodes is not the same any more, a byte is wrong, or a log tells of a fault; 2 when the soak can't run. Needs root, or to
+be allowed to make a user namespace and to open /dev/net/tun in it.
 """
 
 import argparse
