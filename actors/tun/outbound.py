@@ -90,7 +90,7 @@ class Outbound:
         sealer, header = self._sealer, self._header
         if not sealer.begin():
             # Every slot is in somebody's hands: the kernel keeps what follows until one comes back.
-            self._pause(True)
+            self._rest()
             return
         now = self._loop.now()
         while not sealer.full and self._crowded < CROWD:
@@ -102,8 +102,7 @@ class Outbound:
         sealer.finish()
         if self._crowded:
             self._crowded = 0
-            self._pause(True)
-            self._loop.call_after(PAUSE_SECONDS, self._resume)
+            self._rest()
 
     def on_room(self) -> None:
         """Links gave something back."""
@@ -184,6 +183,10 @@ class Outbound:
             self._sealer.seal_copy(flow, host.header, host.packet, now)
         except OffloadError:
             self._counters["dropped.bad_offload"] += 1
+
+    def _rest(self) -> None:
+        self._pause(True)
+        self._loop.call_after(PAUSE_SECONDS, self._resume)
 
     def _resume(self) -> None:
         if self._paused:
