@@ -23,18 +23,20 @@ from protocol.mycelium.sealing import (
     seal_into,
     write_inner,
 )
+from protocol.offload import acks, merge
+from protocol.offload.acks import AckRun
 from protocol.offload.complete import complete_checksum
-from protocol.offload.merge import UNFINISHED, DatagramRun
+from protocol.offload.merge import DatagramRun
 from protocol.offload.segment import count_segments, segment
 from protocol.offload.trailer import append_trailer
-from protocol.offload.vnet import HEADER_LENGTH, VnetHeader
+from protocol.offload.vnet import HEADER_LENGTH, TCP, UDP, VnetHeader
 
 LARGEST_READ: Final = 65_535
 ROOM: Final = BEFORE + LARGEST_READ + HEADER_LENGTH + BEHIND
 """What the largest packet of the host takes."""
 NONCES_AT_ONCE: Final = 512
 _NO_OFFLOAD: Final = bytes(HEADER_LENGTH)
-_UNFINISHED: Final = VnetHeader.parse(UNFINISHED)
+_UNFINISHED: Final = {UDP: VnetHeader.parse(merge.UNFINISHED), TCP: VnetHeader.parse(acks.UNFINISHED)}
 
 
 class Flow:
@@ -67,7 +69,7 @@ class Sealer:
         self._slot = -1
         self._memory = memoryview(b"")
         self._end = 0
-        self._run: DatagramRun | None = None
+        self._run: DatagramRun | AckRun | None = None
         self._run_flow: Flow | None = None
         self._next = 0
         """Where the next packet's headers go, behind a run that is not sealed yet."""
@@ -119,12 +121,15 @@ class Sealer:
         run = self._run
         if run is not None:
             if self._run_flow is flow and run.append(body, length, header):
-                self._next = run.end + HEADER_LENGTH + BEHIND
+                self._next = run.end + (HEADER_LENGTH if run.count > 1 else 0) + BEHIND
                 return
             self._end_run()
-        if DatagramRun.fits(self._memory[body : body + length], header) and takes_whole(flow, now):
-            self._run, self._run_flow = DatagramRun(self._memory, body, length), flow
-            self._next = body + length + BEHIND
+        if header == merge.UNFINISHED:
+            if DatagramRun.fits(self._memory[body : body + length], header) and takes_whole(flow, now):
+                self._begin_run(flow, DatagramRun(self._memory, body, length))
+                return
+        elif header == acks.UNFINISHED and AckRun.fits(self._memory[body : body + length], header):
+            self._begin_run(flow, AckRun(self._memory, body, length))
             return
         if header == _NO_OFFLOAD:
             self._seal(flow, self._end, length, self._memory[body + 7], 0)
@@ -153,15 +158,21 @@ class Sealer:
         self._nonce_at = at + NONCE
         return self._nonces[at : at + NONCE]
 
+    def _begin_run(self, flow: Flow, run: DatagramRun | AckRun) -> None:
+        self._run, self._run_flow = run, flow
+        self._next = run.end + BEHIND
+
     def _end_run(self) -> None:
-        """Seals the datagrams that were merged; one that stayed alone goes as it is."""
+        """Seals the datagrams that were merged, or the acknowledgement that was left; what is alone goes as it is."""
         run, flow = self._run, self._run_flow
         if run is None or flow is None:
             return
         self._run = self._run_flow = None
         memory, length = self._memory[run.start :], run.end - run.start
-        if run.count == 1:
-            complete_checksum(memory[:length], _UNFINISHED)
+        if isinstance(run, AckRun):
+            self._runtime.counters["merged.acknowledgements"] += run.left_out
+        if isinstance(run, AckRun) or run.count == 1:
+            complete_checksum(memory[:length], _UNFINISHED[memory[6]])
             self._seal(flow, self._end, length, memory[7], 0)
         else:
             flow.packets += run.count - 1
