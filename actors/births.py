@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from protocol.mycelium.identity import address_of
 from protocol.mycelium.network import Network
 from protocol.prefix import subnet_of
 from septate.config import NodeConfig
+from septate.places import default_message_folder
 
 MTU: Final = 1342
 """Of the TUN device, bytes: a reference node's QUIC link dies of a larger packet (wire spec 5.6)."""
@@ -68,7 +71,7 @@ class Surroundings:
 
 def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
     """The processes that run for as long as the node does, in the order of their start."""
-    found: list[Birth[Any]] = [_router(around), _tun(around), _peers(around)]
+    found: list[Birth[Any]] = [_router(around), _tun(around), _peers(around), _messagebox(around)]
     if around.api >= 0 or around.metrics >= 0:
         found.append(_status(around))
     if around.rpc >= 0:
@@ -172,6 +175,39 @@ def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
     start = _start(around, Role.PEERS, "peers", "peers")
     own = (around.peers_memory, *(listener.descriptor for listener in around.listeners))
     return Birth(start, peers_actor.main, prepare, lambda: own, _files(around, connect_tcp=True))
+
+
+def _messagebox(around: Surroundings) -> Birth[Any]:
+    folder = message_folder(around.config, around.run.name)
+
+    def prepare() -> Any:
+        # Imported here: what it needs of SQLite no other process should pay.
+        from actors import messagebox
+
+        life = struct.pack("<dQ", around.started_at, os.getppid())
+        return messagebox.prepare(around.public_key, folder, around.config.topic_rules, life)
+
+    files = _files(around)
+    if folder is not None:
+        files = FileRights(read=files.read, write=(*files.write, folder))
+    start = _start(around, Role.MESSAGEBOX, "messagebox", "messagebox")
+    return Birth(start, _messagebox_main, prepare, files=files)
+
+
+def _messagebox_main(runtime: Any, config: Any) -> None:
+    from actors import messagebox
+
+    messagebox.main(runtime, config)
+
+
+def message_folder(config: NodeConfig, instance: str) -> Path | None:
+    """Where the messages of a node lie; None for a user without a home who names no folder."""
+    if config.message_dir is not None:
+        return config.message_dir
+    try:
+        return default_message_folder(os.environ, root=os.geteuid() == 0, instance=instance)
+    except RuntimeError:
+        return None
 
 
 def _status(around: Surroundings) -> Birth[Any]:

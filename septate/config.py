@@ -74,6 +74,7 @@ class Settings:
     firewall_mark: int | None = None
     update_workers: int | None = None
     topic_config: str | None = None
+    message_dir: str | None = None
     cdn_cache: str | None = None
     vsock_listen_port: int | None = None
     unix_listen: str | None = None
@@ -125,6 +126,10 @@ class NodeConfig:
     """Where Prometheus metrics are served; None serves none."""
     firewall_mark: int | None = None
     """SO_MARK of sockets towards peers, 0…4294967295."""
+    topic_rules: str = ""
+    """What the topic configuration file says (messages spec 8.3): TOML that was found to be good."""
+    message_dir: Path | None = None
+    """Folder of the message box's database; None for the instance's own among those of this user's state."""
     log_level: str = "info"
     """One of `LOG_LEVELS`."""
     log_format: str = "compact"
@@ -219,6 +224,10 @@ def node_config(
         address: SocketAddress | None = getattr(settings, name)
         if address is not None:
             given[name] = _host_and_port(address)
+    if settings.topic_config is not None:
+        given["topic_rules"] = _topic_rules(Path(settings.topic_config))
+    if settings.message_dir is not None:
+        given["message_dir"] = Path(settings.message_dir).absolute()
     tun_name = settings.tun_name if settings.tun_name is not None else DEFAULT_TUN_NAME
     return NodeConfig(
         key_file=key_file,
@@ -250,6 +259,23 @@ def _private_network(settings: Settings) -> PrivateNetwork | None:
     return PrivateNetwork(name, Path(key_file))
 
 
+def _topic_rules(path: Path) -> str:
+    """The content of a topic configuration file. A file that is meant to restrict must not fail open (Q6)."""
+    # Imported here: what rules need of cryptography no quick command should pay.
+    from protocol.mycelium.messages.topics import TopicError, TopicRules
+
+    try:
+        text = path.read_bytes().decode()
+        TopicRules.from_toml(text)
+    except OSError as error:
+        raise ConfigError(f"topic_config: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"topic_config: {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except TopicError as error:
+        raise ConfigError(f"topic_config: {path}: {error}") from None
+    return text
+
+
 _GIVEN_AS_THEY_ARE: Final = (
     "peers",
     "api_body_limit",
@@ -265,7 +291,6 @@ _GIVEN_AS_THEY_ARE: Final = (
 )
 
 _PARTS_TO_COME: Final = {
-    "topic_config": "messages",
     "cdn_cache": "CDN",
     "enable_dns": "DNS forwarder",
 }

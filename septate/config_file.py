@@ -170,6 +170,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     # Its range is looked at when a node starts, as in the reference: the utility commands don't mind.
     "update_workers": _integer(2**63 - 1),
     "topic_config": _string,
+    "message_dir": _string,
     "cdn_cache": _string,
     "vsock_listen_port": _integer(MAX_U32),
     "unix_listen": _string,

@@ -16,6 +16,21 @@ def default_config_file(environment: Mapping[str, str]) -> Path:
     return _folder(environment, "XDG_CONFIG_HOME", ".config") / "mycelium" / "mycelium.toml"
 
 
+def default_message_folder(environment: Mapping[str, str], *, root: bool, instance: str) -> Path:
+    """Where the messages of a node lie whose user names no folder; systemd says where, if it starts the node.
+
+    Raises `RuntimeError` for a user without a home.
+    """
+    given = environment.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        base = Path(given)
+    elif root:
+        base = Path("/var/lib/septate")
+    else:
+        base = _folder(environment, "XDG_STATE_HOME", ".local/state") / "septate"
+    return base / instance / "messages"
+
+
 def _folder(environment: Mapping[str, str], variable: str, fallback: str) -> Path:
     named = Path(environment.get(variable, ""))
     # The specification has relative paths ignored.

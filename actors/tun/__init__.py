@@ -2,9 +2,10 @@
 
 Owns      the TUN descriptor (none under --no-tun), the node key, its arena, packets of the host that wait
 Rights    no capability; not dumpable; Landlock: the runtime folder; it read the key file before it gave up the rest
-Receives  Packets, ReportUndelivered (links, over lanes); RouteDelta, TablePart (router); AskAllowed, ChangeAllowed
+Receives  Packets, ReportUndelivered (links, over lanes); RouteDelta, TablePart (router); AskAllowed, ChangeAllowed;
+          SealMessages (messagebox)
 Sends     Packets (links, over lanes); Resolve, RouteUsed (router); Traffic (peers); PacketsSeen (whoever listens);
-          AllowedList, Answer
+          MessagesOpened, MessagesSealed, MessageRoute (messagebox); AllowedList, Answer
 Dies      the device stays and the kernel queues; its successor goes on with the same descriptor, the same rules of
           who may come in, and the host's flows
 
@@ -39,6 +40,7 @@ from actors.tun.admission import Admission, AdmissionConfig
 from actors.tun.answers import Answers
 from actors.tun.device import Device
 from actors.tun.inbound import Inbound
+from actors.tun.messages import Messages
 from actors.tun.outbound import Outbound
 from actors.tun.sealing import Sealer
 from protocol.admission.gate import Gate
@@ -125,7 +127,9 @@ class Tun:
         sealer = Sealer(runtime, self._exchange)
         self._answers = Answers(runtime, device, address, remotes, table, router, self._exchange, sealer)
         self._out = Outbound(runtime, device, address, remotes, table, router, self._exchange, sealer, self._answers)
-        self._in = Inbound(runtime, device, config.udp_offload, address, remotes, table, router)
+        resolves, turns = self._out.resolves, self._out.take_turns
+        self._messages = Messages(runtime, address, remotes, table, router, self._exchange, sealer, resolves, turns)
+        self._in = Inbound(runtime, device, config.udp_offload, address, remotes, table, router, self._messages)
 
         self._admission = Admission(runtime, config.admission, self._on_gate)
 
@@ -145,6 +149,7 @@ class Tun:
 
     def _on_room(self) -> None:
         self._out.on_room()
+        self._messages.on_room()
 
     def _on_report(self, report: ReportUndelivered) -> None:
         self._answers.on_undelivered(report)
@@ -164,11 +169,13 @@ class Tun:
                 self._out.give_up(prefix)
             if change.state == RouteState.FORGOTTEN:
                 self._in.give_up(prefix)
+        self._messages.on_routes(changes)
 
     def _ask_again(self) -> None:
         # A new router process has not heard what its predecessor was asked.
         self._out.ask_again()
         self._in.ask_again()
+        self._messages.ask_again()
 
     def _each_second(self) -> None:
         self._answers.errors.next_second()
@@ -177,15 +184,16 @@ class Tun:
         self._report_traffic()
 
     def _report_traffic(self) -> None:
-        pairs = self._out.take_traffic()
+        pairs = (*self._out.take_traffic(), *self._messages.take_traffic())
         if pairs:
             self._peers.send(Traffic(0, 0, 0, pairs))
 
     def _report_used(self) -> None:
-        networks = self._out.take_used()
+        networks = tuple({*self._out.take_used(), *self._messages.take_used()})
         if networks:
             self._router.send(RouteUsed(networks))
 
     def _expire(self) -> None:
         self._out.expire()
         self._in.expire()
+        self._messages.expire()

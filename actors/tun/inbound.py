@@ -11,6 +11,7 @@ from actors.runtime.budget import Budget
 from actors.runtime.exchange import Packed
 from actors.runtime.pages import untouched
 from actors.tun.device import Device
+from actors.tun.messages import Messages
 from protocol.admission.gate import Gate
 from protocol.forwarding import ForwardingTable
 from protocol.frames import Direction, PacketsSeen, Resolve
@@ -58,7 +59,9 @@ class Inbound:
         remotes: Remotes,
         table: ForwardingTable,
         router: Outlet,
+        messages: Messages,
     ) -> None:
+        self._messages = messages
         self._runtime = runtime
         self._counters = runtime.counters
         self._device = device
@@ -159,7 +162,7 @@ class Inbound:
         if kind == INNER_ICMP:
             self._report(packet, bytes(packet[SOURCE_OFFSET:DESTINATION_OFFSET]), plain[INNER_HEADER:])
         elif kind == INNER_MESSAGE:
-            self._counters["dropped.message"] += 1
+            self._messages.opened(packet, plain)
 
     def _write_out(self) -> None:
         for pieces in self._coalescer.take():

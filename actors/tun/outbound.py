@@ -77,6 +77,8 @@ class Outbound:
         self.resolves = Budget(RESOLVES_PER_SECOND)
         """New prefixes that the host may have us ask for; the whole network hears of each."""
         self._queues: dict[int, FlowQueue[_Host]] = {}
+        self._turns: dict[int, int] = {}
+        """By link: bytes that waiting packets got since `take_turns`."""
         self._paused = False
         self._crowded = 0
         """Packets of this round that found many before them."""
@@ -150,6 +152,7 @@ class Outbound:
             return
         now = self._loop.now()
         sealer = self._sealer
+        self._turns[lane] = self._turns.get(lane, 0) + allowance
         for host in queue.take(now, allowance):
             if sealer.full:
                 sealer.finish()
@@ -195,6 +198,12 @@ class Outbound:
     def _pause(self, paused: bool) -> None:
         self._paused = paused
         self._loop.want(self._device.descriptor, 0 if paused else READABLE)
+
+    def take_turns(self, lane: int) -> int | None:
+        """Bytes that waiting packets got to this link since the last call; None while none waits."""
+        queue = self._queues.get(lane)
+        turns = self._turns.pop(lane, 0)
+        return turns if queue is not None and len(queue) else None
 
     # --- routes -----------------------------------------------------------------------------------------------------
 
@@ -284,6 +293,7 @@ class Outbound:
             self._count_drops(queue)
             if not len(queue):
                 del self._queues[lane]
+                self._turns.pop(lane, None)
 
     # --- figures ----------------------------------------------------------------------------------------------------
 

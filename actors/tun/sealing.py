@@ -18,6 +18,7 @@ from protocol.mycelium.sealing import (
     CAP_SUPER_PACKETS,
     INNER_HEADER,
     INNER_L3,
+    INNER_MESSAGE,
     MARK_SUPER_PACKET,
     NONCE,
     seal_into,
@@ -35,6 +36,8 @@ LARGEST_READ: Final = 65_535
 ROOM: Final = BEFORE + LARGEST_READ + HEADER_LENGTH + BEHIND
 """What the largest packet of the host takes."""
 NONCES_AT_ONCE: Final = 512
+MESSAGE_HOP_LIMIT: Final = 64
+"""Of message packets (messages spec 1); one is counted down before the first link."""
 _NO_OFFLOAD: Final = bytes(HEADER_LENGTH)
 _UNFINISHED: Final = {UDP: VnetHeader.parse(merge.UNFINISHED), TCP: VnetHeader.parse(acks.UNFINISHED)}
 
@@ -148,6 +151,20 @@ class Sealer:
         """Seals a packet that lies elsewhere. Raises `OffloadError` for a header that lies."""
         self.room[: len(packet)] = packet
         self.seal(flow, header, len(packet), now)
+
+    def seal_message(self, flow: Flow, reserved: int, body: memoryview) -> None:
+        """Seals a message packet; `reserved` are bytes 2 and 3 of its inner header."""
+        start = self._end
+        memory, inner = self._memory, start + DATA_HEADER
+        first = inner + INNER_HEADER
+        write_inner(memory, inner, INNER_MESSAGE, reserved >> 8, reserved & 0xFF)
+        memory[first : first + len(body)] = body
+        raw_length = seal_into(flow.remote.cipher, self.nonce(), memory, inner, INNER_HEADER + len(body))
+        write_data_header(memory, start, raw_length, MESSAGE_HOP_LIMIT - 1, flow.pair[:16], flow.pair[16:])
+        self._end = inner + raw_length
+        flow.packets += 1
+        flow.octets += raw_length
+        self._runs.add(flow.lane, start, self._end)
 
     def nonce(self) -> bytes:
         """Twelve random bytes that were never used before."""

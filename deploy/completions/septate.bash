@@ -17,7 +17,7 @@ _septate() {
             continue
         fi
         case $word in
-            --peers | --allow | --api-addr | --api-body-limit | --cdn-cache | --config-file | --count | --firewall-mark | --instance | --jsonrpc-addr | --key-file | --link | --log-format | --match | --metrics-api-address | --msg-path | --network-key-file | --network-name | --peer-discovery-interface | --peer-discovery-port | --quic-listen-port | --remote | --reply-to | --tcp-listen-port | --timeout | --topic | --topic-config | --tun-name | --unix-listen | --update-workers | --vsock-listen-port | -c | -k | -q | -t) awaited=$word ;;
+            --peers | --allow | --api-addr | --api-body-limit | --cdn-cache | --config-file | --count | --firewall-mark | --instance | --jsonrpc-addr | --key-file | --link | --log-format | --match | --message-dir | --metrics-api-address | --msg-path | --network-key-file | --network-name | --peer-discovery-interface | --peer-discovery-port | --quic-listen-port | --remote | --reply-to | --tcp-listen-port | --timeout | --topic | --topic-config | --tun-name | --unix-listen | --update-workers | --vsock-listen-port | -c | -k | -q | -t) awaited=$word ;;
             -*) awaited= ;;
             *)
                 [[ -n $awaited ]] && continue
@@ -44,7 +44,7 @@ _septate() {
     case $path in
         "septate")
             commands="actors allow generate-keys help inspect message peers proxy routes stats tap"
-            options="-V --version --instance --enable-dns --vsock-listen-port --network-key-file --network-name --unix-listen --allow --cdn-cache --topic-config --update-workers --firewall-mark --metrics-api-address --tun-name --no-tun --jsonrpc-addr --api-body-limit --api-addr --peer-discovery-interface --disable-peer-discovery --peer-discovery-port -q --quic-listen-port --disable-quic -t --tcp-listen-port --peers --log-format --silent -d --debug -k --key-file -c --config-file -h --help"
+            options="-V --version --instance --enable-dns --vsock-listen-port --network-key-file --network-name --unix-listen --allow --cdn-cache --message-dir --topic-config --update-workers --firewall-mark --metrics-api-address --tun-name --no-tun --jsonrpc-addr --api-body-limit --api-addr --peer-discovery-interface --disable-peer-discovery --peer-discovery-port -q --quic-listen-port --disable-quic -t --tcp-listen-port --peers --log-format --silent -d --debug -k --key-file -c --config-file -h --help"
             ;;
         "septate actors")
             commands=""

@@ -12,7 +12,7 @@ function __septate_at --description 'Whether the words so far lead to this comma
         switch $word
             case --peers
                 set awaited many
-            case --allow --api-addr --api-body-limit --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --metrics-api-address --msg-path --network-key-file --network-name --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
+            case --allow --api-addr --api-body-limit --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --message-dir --metrics-api-address --msg-path --network-key-file --network-name --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
                 set awaited once
             case '-*'
                 set awaited
@@ -47,7 +47,8 @@ complete --command septate --condition '__septate_at septate' --long-option netw
 complete --command septate --condition '__septate_at septate' --long-option unix-listen --exclusive --description 'Unix socket for connections of peers on this machine.'
 complete --command septate --condition '__septate_at septate' --long-option allow --exclusive --description 'Let only this in from the overlay, such as \'any icmp\' or \'5ea::/16 tcp/22\'; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option cdn-cache --exclusive --description 'Enable the CDN with this cache directory (not in this version).'
-complete --command septate --condition '__septate_at septate' --long-option topic-config --exclusive --description 'Topic configuration file (not in this version).'
+complete --command septate --condition '__septate_at septate' --long-option message-dir --exclusive --description 'Folder for the database of messages.'
+complete --command septate --condition '__septate_at septate' --long-option topic-config --exclusive --description 'Rules about topics of messages: who may send, what is forwarded.'
 complete --command septate --condition '__septate_at septate' --long-option update-workers --exclusive --description 'Accepted for compatibility.'
 complete --command septate --condition '__septate_at septate' --long-option firewall-mark --exclusive --description 'Linux firewall mark (SO_MARK) of sockets towards peers.'
 complete --command septate --condition '__septate_at septate' --long-option metrics-api-address --exclusive --description 'Address of Prometheus metrics; none without it.'

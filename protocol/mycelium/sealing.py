@@ -93,7 +93,10 @@ class Ciphers:
 
 
 def write_inner(out: memoryview | bytearray, start: int, kind: int, capabilities: int = 0, mark: int = 0) -> None:
-    """Writes the inner header (4 bytes) to `out` at `start`. Bits may be set in L3 packets alone: see `parse_inner`."""
+    """Writes the inner header (4 bytes) to `out` at `start`.
+
+    In other than L3 packets the last two bytes are no bits: see `parse_inner`.
+    """
     _INNER.pack_into(out, start, INNER_VERSION, kind, capabilities, mark)
 
 

@@ -73,7 +73,8 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
     help="Let only this in from the overlay, such as 'any icmp' or '5ea::/16 tcp/22'; may be given again.",
 )
 @_value("--cdn-cache", kind=click.STRING, text="Enable the CDN with this cache directory (not in this version).")
-@_value("--topic-config", kind=click.STRING, text="Topic configuration file (not in this version).")
+@_value("--message-dir", kind=click.STRING, text="Folder for the database of messages.")
+@_value("--topic-config", kind=click.STRING, text="Rules about topics of messages: who may send, what is forwarded.")
 @_value("--update-workers", kind=Number(1, config.MAX_UPDATE_WORKERS), text="Accepted for compatibility. [1]")
 @_value("--firewall-mark", kind=Number(0, MAX_U32), text="Linux firewall mark (SO_MARK) of sockets towards peers.")
 @_value("--metrics-api-address", kind=_ADDRESS, text="Address of Prometheus metrics; none without it.")

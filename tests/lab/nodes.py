@@ -286,7 +286,8 @@ class SeptateNode(_HttpNode):
     def command(self) -> list[str]:
         """The reference's command line and an instance of its own."""
         reference = super().command()
-        return [reference[0], "--instance", self.instance, *reference[1:]]
+        messages = str(self.folder / "messages")
+        return [reference[0], "--instance", self.instance, "--message-dir", messages, *reference[1:]]
 
     def actors(self) -> list[Actor]:
         """The node's processes. Raises LabError when `septate actors` fails."""

@@ -71,7 +71,7 @@ def ping_while_killed(origin: Namespace, destination: str, node: SeptateNode, vi
     return report
 
 
-@pytest.mark.parametrize("role", ["router", "peers", "status", "rpc"])
+@pytest.mark.parametrize("role", ["router", "peers", "messagebox", "status", "rpc"])
 def test_no_packet_is_lost_when_a_process_off_the_packet_path_is_killed(line: Line, role: str) -> None:
     victim = find_process(line.relay, role)
     report = ping_while_killed(line.near.namespace, line.far.address, line.relay, victim)
@@ -136,7 +136,7 @@ def test_relay_whose_processes_die_at_random_heals_and_carries_right_bytes(line:
     roles = wait_until("all processes back", lambda: _ready_roles(line.relay), RETURN_TIMEOUT)
     after = ping(line.near.namespace, line.far.address, count=20)
     print(f"{killed} killed, {seen.lost} of {seen.sent} packets lost")
-    assert roles == ["link", "link", "peers", "router", "rpc", "status", "tun"]
+    assert roles == ["link", "link", "messagebox", "peers", "router", "rpc", "status", "tun"]
     assert arrived == sent
     assert after.lost == 0
 

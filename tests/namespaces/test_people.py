@@ -48,7 +48,7 @@ def test_actors_lists_every_process_of_the_node(line: Line) -> None:
     listed = json.loads(ask(line.relay, "actors", "--json", "--instance", line.relay.instance))
     assert sorted(row["pid"] for row in listed) == sorted(tree_of(line.relay.process_id))
     assert sorted(row["role"] for row in listed) == [
-        *("link", "link", "peers", "router", "rpc", "status", "supervisor", "tun")
+        *("link", "link", "messagebox", "peers", "router", "rpc", "status", "supervisor", "tun")
     ]
 
 

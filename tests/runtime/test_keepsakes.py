@@ -323,7 +323,7 @@ def test_link_that_dies_twice_in_the_middle_of_the_same_packet_is_closed(linked:
     os.kill(link_of(node).pid, signal.SIGKILL)
     assert peer.is_closed()
     node.wait_for_log("died twice at the same place of the stream")
-    assert {row.name for row in node.actors().values()} >= {"router", "tun", "peers", "status"}
+    assert {row.name for row in node.actors().values()} >= {"router", "tun", "peers", "messagebox", "status"}
 
 
 def test_sockets_of_a_link_that_is_over_vanish_from_the_runtime_folder(linked: tuple[Node, Peer]) -> None:

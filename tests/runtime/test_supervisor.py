@@ -26,7 +26,7 @@ from protocol.frames import ActorRow, AskActors
 from tests.lab.waiting import wait_until
 from tests.runtime.children import PATIENCE
 
-ACTORS: Final = ("router", "tun", "peers", "status", "rpc")
+ACTORS: Final = ("router", "tun", "peers", "messagebox", "status", "rpc")
 SECRET: Final = bytes(range(1, 33))
 SHORT_SILENCE: Final = 4.0
 """Seconds without a heartbeat, of which there is one each second, until an actor counts as hung."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from protocol.mycelium.messages.box import MessageBox
+from protocol.mycelium.messages.chunking import CHUNK_BYTES
 from protocol.mycelium.messages.completions import Completion
 from protocol.mycelium.messages.core import Key
 from protocol.mycelium.messages.events import (
@@ -51,13 +52,28 @@ class Store:
         self.chunks: dict[int, dict[int, bytes]] = {}
         self.messages: dict[int, Message] = {}
         self.completions: dict[Key, Completion] = {}
+        self.last_outgoing = self.last_pending = self.last_message = 0
+        self.acked: dict[int, tuple[int, list[int]]] = {}
 
     def known(self, key: Key) -> Completion | None:
         return self.completions.get(key)
 
+    def waiting(self, topic: bytes | None, above: int) -> list[InboxEntry]:
+        found = [self.entry(number) for number in sorted(self.messages) if number > above]
+        return [entry for entry in found if topic is None or entry.topic == topic]
+
+    def holds(self, key: Key) -> bool:
+        return any(key == Key(message.source[:8], message.id) for message in self.messages.values())
+
+    def entry(self, number: int) -> InboxEntry:
+        message = self.messages[number]
+        size = len(message.data)
+        return InboxEntry(number, message.id, message.source, message.destination, message.topic, size)
+
     def apply(self, event: Event, now: float) -> None:
         match event:
             case StoreOutgoing():
+                self.last_outgoing = event.number
                 self.outgoing[event.number] = (event, now)
                 self.states[event.number] = State.PENDING
             case StoreDoneSent():
@@ -68,6 +84,7 @@ class Store:
                 self.outgoing.pop(event.number, None)
                 self.states.pop(event.number, None)
             case StorePending():
+                self.last_pending = event.number
                 self.pending[event.number] = event
                 self.chunks[event.number] = {}
             case StoreChunk():
@@ -77,6 +94,7 @@ class Store:
             case StoreMessage():
                 del self.pending[event.pending], self.chunks[event.pending]
                 message = event.message
+                self.last_message = message.number
                 self.messages[message.number] = message
                 key = Key(message.source[:8], message.id)
                 self.completions[key] = Completion(event.count, event.digest)
@@ -85,25 +103,19 @@ class Store:
 
     def restore(self, box: MessageBox, now: float) -> None:
         for message in self.messages.values():
-            box.restore_message(
-                InboxEntry(
-                    message.number,
-                    message.id,
-                    message.source,
-                    message.destination,
-                    message.topic,
-                    len(message.data),
-                )
-            )
+            box.restore_inbox(message.source[:8], 1, len(message.data))
         for number, kept in self.pending.items():
             fields = kept.id, kept.source, kept.destination, kept.length, kept.topic, kept.reply
-            box.restore_pending(SavedPending(number, *fields, now, tuple(self.chunks[number].items())))
+            box.restore_pending(SavedPending(number, *fields, now, tuple(self.chunks[number].items()), kept.large))
         for number, (out, created) in self.outgoing.items():
             names = out.id, out.destination, out.topic, out.reply, out.data
             done_sent = number in self.done_sent
             length = len(out.data)
             state = self.states[number]
-            box.restore_outgoing(SavedOutgoing(number, *names, created, state, done_sent, length=length), now)
+            largest, acked = self.acked.get(number, (CHUNK_BYTES, []))
+            saved = SavedOutgoing(number, *names, created, state, done_sent, acked, length, largest)
+            box.restore_outgoing(saved, now)
+        box.restore_numbers(self.last_outgoing, self.last_pending, self.last_message)
 
 
 class Node:
@@ -121,6 +133,8 @@ class Node:
         self.who = who
         self.store = Store()
         self.reads = reads
+        self.takes = True
+        """Whether readers have at once what they are given."""
         self.delivered: list[bytes] = []
         self.messages: list[Message] = []
         self.replies: list[Message] = []
@@ -134,10 +148,12 @@ class Node:
         self._topics = topics
         self._limits = limits
         self._wire: list[Wire] = []
+        self._asks_again = False
+        self._given: dict[int, tuple[int, Message]] = {}
         self.box = self._make(now)
 
     def _make(self, now: float) -> MessageBox:
-        box = MessageBox(self.who.key, self.store.known, topics=self._topics, limits=self._limits)
+        box = MessageBox(self.who.key, self.store.known, self.store, topics=self._topics, limits=self._limits)
         self.store.restore(box, now)
         if self.reads:
             box.read(0, None, True, float("inf"), now)
@@ -145,10 +161,19 @@ class Node:
 
     def die(self, now: float) -> None:
         self.deaths += 1
+        self._given.clear()
+        self._asks_again = False
         self.box = self._make(now)
 
     def act(self, now: float) -> None:
         """Does what the events ask, each by itself, and may die between any two."""
+        self._act(now)
+        while self._asks_again:
+            self._asks_again = False
+            self.box.read(0, None, True, float("inf"), now)
+            self._act(now)
+
+    def _act(self, now: float) -> None:
         events = self.box.events()
         for event in events:
             if self.dies_after is not None:
@@ -156,7 +181,7 @@ class Node:
                 if self.dies_after < 0:
                     self.dies_after = None
                     self.die(now)
-                    self.act(now)
+                    self._act(now)
                     return
             self.log.append(event)
             self.store.apply(event, now)
@@ -165,24 +190,34 @@ class Node:
                     self._wire.append((source, destination, packet.encode(), packet.echo.inner))
                 case StateChanged():
                     self.states.append((event.id, event.state))
+                case ForgetMessage(number) if number in self._given:
+                    self._had(*self._given.pop(number))
                 case Deliver():
                     self._deliver(event, now)
                 case DeliverNothing(reader):
                     self.answers.append((reader, None))
                 case DeliverReply():
-                    self.replies.append(self.store.messages.pop(event.number))
+                    self.replies.append(self.store.messages[event.number])
+                    self.box.taken(event.number, now)
                 case Forward():
                     self.forwards.append(event)
                 case _:
                     pass
 
     def _deliver(self, event: Deliver, now: float) -> None:
-        message = self.store.messages.pop(event.number) if event.take else self.store.messages[event.number]
+        if event.take and self.takes:
+            # He has it for good when the store has forgotten it: until then a successor would give it to him again.
+            self._given[event.number] = event.reader, self.store.messages[event.number]
+            self.box.taken(event.number, now)
+        else:
+            self._had(event.reader, self.store.messages[event.number])
+
+    def _had(self, reader: int, message: Message) -> None:
         self.delivered.append(message.data)
         self.messages.append(message)
-        self.answers.append((event.reader, message.data))
-        if self.reads and event.reader == 0:
-            self.box.read(0, None, True, float("inf"), now)
+        self.answers.append((reader, message.data))
+        # Only when the store knows all of this: see `MessageBox`.
+        self._asks_again |= self.reads and reader == 0
 
     # --- what the network asks for ------------------------------------------------------------------------------------
 

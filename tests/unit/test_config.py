@@ -280,7 +280,6 @@ def test_every_setting_reaches_the_node() -> None:
     [
         Settings(cdn_cache="x"),
         Settings(enable_dns=True),
-        Settings(topic_config="x"),
     ],
 )
 def test_setting_that_asks_for_a_missing_part_is_refused_by_name(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from protocol.mycelium.identity import IdentityError
 from protocol.mycelium.messages.box import MessageBox
-from protocol.mycelium.messages.core import Key, MessageBoxError, MessageRefused
+from protocol.mycelium.messages.core import REMEMBER_SECONDS, Key, MessageBoxError, MessageRefused
 from protocol.mycelium.messages.events import (
     Deliver,
     DeliverReply,
@@ -16,6 +16,9 @@ from protocol.mycelium.messages.events import (
     Send,
     State,
     StoreMessage,
+    StoreOutgoing,
+    StorePending,
+    StorePlace,
 )
 from protocol.mycelium.messages.inbox import InboxEntry
 from protocol.mycelium.messages.limits import Limits
@@ -30,8 +33,18 @@ FOREVER = float("inf")
 IDS = [bytes(7) + bytes([number]) for number in range(9)]
 
 
-def nothing_known(_key: Key) -> None:
-    return None
+class NothingStored:
+    def known(self, _key: Key) -> None:
+        return None
+
+    def waiting(self, _topic: bytes | None, _above: int) -> tuple[InboxEntry, ...]:
+        return ()
+
+    def holds(self, _key: Key) -> bool:
+        return False
+
+
+NOTHING = NothingStored()
 
 
 def deliver(
@@ -188,15 +201,95 @@ class TestReading:
             ask(node, reader)
         assert node.delivered == [b"message 0", b"message 1", b"message 2"]
 
-    def test_a_message_keeps_its_id_known_until_the_last_of_that_id_is_taken(self) -> None:
+    def test_a_message_keeps_its_id_known_as_long_as_it_is_stored(self) -> None:
         node = Node(BOB, reads=False)
-        for number in (1, 2):
-            node.box.restore_message(InboxEntry(number, ID, ALICE.address, BOB.address, b"", 5))
-        for _ in range(2):
-            assert node.hear(ALICE, factory.init(5)) == []
-            node.box.read(1, None, True, 0.0, 0.0)
-            assert Deliver in {type(event) for event in node.box.events()}
+        deliver(node, b"hello")
+        node.die(REMEMBER_SECONDS + 1)
+        assert node.hear(ALICE, factory.init(5)) == []
+        ask(node, 1, until=0.0)
+        node.store.completions.clear()
+        node.die(2 * REMEMBER_SECONDS)
         assert node.hear(ALICE, factory.init(5)) == [factory.init_ack(5)]
+
+    def test_no_number_is_given_twice_in_any_life(self) -> None:
+        node = Node(BOB)
+        deliver(node, b"first", message_id=IDS[0])
+        node.push(IDS[1], ALICE.address, b"mine")
+        node.die(1.0)
+        deliver(node, b"second", message_id=IDS[2])
+        node.push(IDS[3], ALICE.address, b"mine")
+        assert [message.number for message in node.messages] == [1, 2]
+        assert [stored.number for stored in node.events_of(StorePending)] == [1, 2]
+        assert [stored.number for stored in node.events_of(StoreOutgoing)] == [1, 2]
+
+    def test_what_is_in_a_readers_hands_nobody_else_gets(self) -> None:
+        node = Node(BOB, reads=False)
+        node.takes = False
+        deliver(node, b"first", message_id=IDS[0])
+        deliver(node, b"second", message_id=IDS[1])
+        node.take_wire()
+        for reader in range(3):
+            ask(node, reader, until=0.0)
+        assert node.answers == [(0, b"first"), (1, b"second"), (2, None)]
+        assert node.sent() == [], "nobody has read anything yet"
+        assert node.box.figures()["inbox_messages"] == node.box.figures()["inbox_in_hands"] == 2
+        node.box.taken(1, 0.0)
+        node.act(0.0)
+        assert node.sent() == [factory.read(IDS[0])]
+        assert list(node.store.messages) == [2]
+
+    def test_what_a_reader_could_not_have_is_the_next_ones_in_its_old_place(self) -> None:
+        node = Node(BOB, reads=False)
+        node.takes = False
+        for number in range(3):
+            deliver(node, b"message %d" % number, message_id=IDS[number])
+        ask(node, 1)
+        ask(node, 2)
+        node.box.put_back(1, 0.0)
+        ask(node, 3)
+        ask(node, 4)
+        ask(node, 5)
+        assert node.answers[2:] == [(3, b"message 0"), (4, b"message 2")]
+        node.box.put_back(3, 0.0)
+        node.act(0.0)
+        assert node.answers[4:] == [(5, b"message 2")]
+
+    def test_what_was_in_somebodys_hands_is_in_the_inbox_of_a_successor(self) -> None:
+        node = Node(BOB, reads=False)
+        node.takes = False
+        deliver(node, b"hello")
+        ask(node, 1)
+        node.die(1.0)
+        ask(node, 2)
+        assert node.answers == [(1, b"hello"), (2, b"hello")]
+
+    def test_a_message_in_nobodys_hands_can_not_be_finished(self) -> None:
+        node = Node(BOB, reads=False)
+        deliver(node, b"hello")
+        for finish in (node.box.taken, node.box.put_back, node.box.not_forwarded):
+            with pytest.raises(MessageBoxError, match="in nobody's hands"):
+                finish(1, 0.0)
+
+    def test_a_message_that_is_too_old_goes_unless_somebody_is_being_given_it(self) -> None:
+        node = Node(BOB, reads=False)
+        node.takes = False
+        deliver(node, b"old", message_id=IDS[0])
+        deliver(node, b"older", message_id=IDS[1])
+        ask(node, 1)
+        for number in (1, 2):
+            node.box.expire(node.store.entry(number))
+        node.act(0.0)
+        assert list(node.store.messages) == [1]
+        assert node.box.counters["messages_expired"] == 1
+        assert node.box.figures()["inbox_bytes"] == 3
+
+    def test_one_remote_can_not_fill_the_inbox_for_all(self) -> None:
+        node = Node(BOB, reads=False, limits=Limits(inbox_remote_messages=1))
+        assert deliver(node, b"first", message_id=IDS[0])
+        assert deliver(node, b"second", message_id=IDS[1]) == []
+        assert deliver(node, b"third", message_id=IDS[2], sender=CAROL)
+        node.die(0.0)
+        assert deliver(node, b"fourth", message_id=IDS[3]) == []
 
     def test_an_entry_of_the_wrong_size_is_refused(self) -> None:
         with pytest.raises(MessageRefused):
@@ -262,21 +355,37 @@ class TestForwarding:
         node = self.node()
         assert deliver(node, b"request", b"web") == [factory.done_ack(1, b"request")]
         assert node.forwards == [Forward(1, "/run/web.sock")]
-        assert node.box.figures()["inbox_messages"] == 0
         ask(node, 1, until=0.0)
         assert node.answers == [(1, None)]
-        node.box.forwarded(1)
+        node.take_wire()
+        node.box.taken(1, 0.0)
         node.act(0.0)
         assert node.events_of(ForgetMessage) == [ForgetMessage(1)]
         assert node.store.messages == {}
+        assert node.sent() == []
 
     def test_what_could_not_be_forwarded_goes_to_the_inbox(self) -> None:
         node = self.node()
         deliver(node, b"request", b"web")
         ask(node, 1, topic=b"web")
-        node.box.forward_failed(1, 0.0)
+        node.box.put_back(1, 0.0)
         node.act(0.0)
         assert node.answers == [(1, b"request")]
+        assert node.events_of(StorePlace) == [StorePlace(1)]
+
+    def test_what_waits_for_its_socket_may_be_read_or_be_forwarded_later(self) -> None:
+        node = self.node()
+        deliver(node, b"one", b"web", IDS[0])
+        deliver(node, b"two", b"web", IDS[1])
+        for number in (1, 2):
+            node.box.not_forwarded(number, 0.0)
+        ask(node, 1)
+        assert node.answers == [(1, b"one")]
+        for entry in node.store.waiting(b"web", 0):
+            node.box.forward(entry, "/run/web.sock")
+        node.act(0.0)
+        assert [forward.number for forward in node.forwards] == [1, 2, 2]
+        assert node.events_of(StorePlace) == []
 
     def test_what_was_being_forwarded_when_the_process_died_is_in_the_inbox(self) -> None:
         node = self.node()
@@ -289,14 +398,8 @@ class TestForwarding:
         node = self.node(Limits(inbox_messages=1))
         deliver(node, b"request", b"web", IDS[0])
         assert deliver(node, b"another", b"web", IDS[1]) == []
-        node.box.forwarded(1)
+        node.box.taken(1, 0.0)
         assert node.hear(ALICE, factory.done(1, b"another", message_id=IDS[1]))
-
-    def test_a_message_that_is_not_being_forwarded_can_not_be_finished(self) -> None:
-        node = self.node()
-        for finish in (node.box.forwarded, lambda number: node.box.forward_failed(number, 0.0)):
-            with pytest.raises(MessageBoxError, match="not being forwarded"):
-                finish(1)
 
     def test_a_reply_does_not_reach_a_socket_that_its_sender_may_not_use(self) -> None:
         rules = TopicRules()
@@ -348,11 +451,11 @@ class TestOneself:
 
 def test_a_key_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(IdentityError):
-        MessageBox(b"short", nothing_known)
+        MessageBox(b"short", NOTHING.known, NOTHING)
 
 
 def test_events_are_handed_out_once() -> None:
-    box = MessageBox(ALICE.key, nothing_known)
+    box = MessageBox(ALICE.key, NOTHING.known, NOTHING)
     box.read(1, None, True, 0.0, 0.0)
     assert len(list(box.events())) == 1
     assert list(box.events()) == []

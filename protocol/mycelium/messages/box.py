@@ -18,13 +18,13 @@ from protocol.buffers import Buffer
 from protocol.mycelium.identity import address_of
 from protocol.mycelium.messages.completions import Completions, Known
 from protocol.mycelium.messages.core import SUBNET_BYTES, Core
-from protocol.mycelium.messages.events import DeliverReply, Event, Forward, Message, Place, StoreMessage
-from protocol.mycelium.messages.inbox import Inbox, InboxEntry
+from protocol.mycelium.messages.events import Event, Message, Place, StoreMessage
+from protocol.mycelium.messages.inbox import Inbox, InboxEntry, Stored
 from protocol.mycelium.messages.limits import Limits
 from protocol.mycelium.messages.packets import Aborted, Chunk, Done, Init, MessageError, Packet, decode
 from protocol.mycelium.messages.reassembly import Pending
 from protocol.mycelium.messages.receiver import Receiver, Rules, SavedPending
-from protocol.mycelium.messages.sender import OutboxFull, SavedOutgoing, Sender, Status
+from protocol.mycelium.messages.sender import OutboxFull, Progress, SavedOutgoing, Sender, Status
 from protocol.mycelium.messages.topics import TopicRules
 
 _LOCAL_STEP: Final = 256
@@ -43,11 +43,13 @@ class MessageBox:
         self,
         public_key: bytes,
         known: Known,
+        stored: Stored,
         *,
         topics: TopicRules | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`public_key`: the node's own; `known` asks the store for completed messages, see `StoreMessage`.
+        """`public_key`: the node's own; `known` asks the store for completed messages, see `StoreMessage`, and `stored`
+        for those that wait to be read. Both have to know what the events of earlier calls said.
 
         Raises `IdentityError` on a key of another size.
         """
@@ -56,7 +58,7 @@ class MessageBox:
         """The rules for incoming messages; changed in place."""
         self.counters: Final = self._core.counters
         self._sender = Sender(self._core)
-        self._inbox = Inbox(self._core)
+        self._inbox = Inbox(self._core, stored)
         rules = Rules(self.topics, self._sender.has_sent, self._inbox.holds)
         self._receiver = Receiver(self._core, rules, Completions(self._core.limits.completions, known))
         self._waiters: dict[bytes, bytes] = {}
@@ -81,10 +83,20 @@ class MessageBox:
         """
         self._receiver.restore(saved)
 
-    def restore_message(self, entry: InboxEntry) -> None:
-        """A stored message is in the inbox, whatever place it had; they are given in the order of their numbers."""
-        self._last_number = max(self._last_number, entry.number)
-        self._inbox.restore(entry)
+    def restore_inbox(self, subnet: bytes, count: int, octets: int) -> None:
+        """So many messages of the /64 `subnet` (8 bytes) are stored, with so much data, whatever their places were."""
+        self._inbox.restore(subnet, count, octets)
+
+    def restore_numbers(self, outgoing: int, pending: int, message: int) -> None:
+        """The last numbers that were given to own, pending and stored messages: none is given twice."""
+        self._sender.restore_number(outgoing)
+        self._receiver.restore_number(pending)
+        self._last_number = max(self._last_number, message)
+
+    def wait_again(self, message_id: bytes, destination: bytes) -> None:
+        """As `push` with `wait`, for a message that was pushed before. Raises `OutboxFull` likewise."""
+        self._may_wait()
+        self._waiters[message_id] = destination[:SUBNET_BYTES]
 
     # --- own messages -------------------------------------------------------------------------------------------------
 
@@ -106,8 +118,8 @@ class MessageBox:
         the first message with this id from there is not put into the inbox but into a `DeliverReply`, until
         `stop_waiting`. Raises `OutboxFull` where there is no room, and `MessageRefused` for a topic above 255 bytes.
         """
-        if wait and len(self._waiters) >= self._core.limits.readers:
-            raise OutboxFull(f"{len(self._waiters)} replies are waited for; try again later")
+        if wait:
+            self._may_wait()
         number = self._sender.push(message_id, destination, topic, reply, data, now)
         if wait:
             self._waiters[message_id] = destination[:SUBNET_BYTES]
@@ -121,6 +133,24 @@ class MessageBox:
     def status(self, message_id: bytes) -> Status | None:
         """Of the latest own message with this id; None when there is none of the last 600 s."""
         return self._sender.status(message_id)
+
+    def outbox(self) -> list[Status]:
+        """Of all own messages of the last 600 s, in the order in which they were pushed."""
+        return self._sender.all()
+
+    def cancel(self, message_id: bytes, now: float) -> bool | None:
+        """Gives up the latest own message with this id; None where there is none, False where it is finished."""
+        cancelled = self._sender.cancel(message_id, now)
+        self._handle_local(now)
+        return cancelled
+
+    def progress(self) -> list[Progress]:
+        """How far own messages are that moved since the last call; stored now and then, for `SavedOutgoing.acked`."""
+        return self._sender.progress()
+
+    def route(self, subnet: bytes, clean: bool, now: float) -> None:
+        """Whether packets of any size may go to the /64 `subnet` (8 bytes) from now on: at first they may not."""
+        self._sender.route(subnet, clean, now)
 
     # --- messages of others -------------------------------------------------------------------------------------------
 
@@ -138,14 +168,35 @@ class MessageBox:
         """Nobody waits for this answer any more."""
         self._inbox.stop(reader)
 
-    def forwarded(self, number: int) -> None:
-        """The socket of a `Forward` has answered. Raises `MessageBoxError` for a message that isn't being forwarded."""
-        self._inbox.forwarded(number)
+    def taken(self, number: int, now: float) -> None:
+        """Who was given message `number` (`Deliver` with take, `DeliverReply`, `Forward`) has it.
 
-    def forward_failed(self, number: int, now: float) -> None:
-        """The socket of a `Forward` could not be reached or did not answer. Raises as `forwarded` does."""
-        self._inbox.forward_failed(number)
+        Its sender is told, where it was read. Raises `MessageBoxError` for a message in nobody's hands.
+        """
+        self._inbox.taken(number)
         self._handle_local(now)
+
+    def put_back(self, number: int, now: float) -> None:
+        """He can't have it: it is the next one's. Raises as `taken` does."""
+        self._inbox.put_back(number)
+        self._handle_local(now)
+
+    def not_forwarded(self, number: int, now: float) -> None:
+        """The socket of a `Forward` can't be reached: whoever likes may read the message until `forward` is called.
+
+        Raises as `taken` does.
+        """
+        self._inbox.not_forwarded(number)
+        self._handle_local(now)
+
+    def forward(self, entry: InboxEntry, path: str) -> None:
+        """Tries again to forward a stored message; nothing happens to one that is in somebody's hands."""
+        self._inbox.forward_again(entry, path)
+
+    def expire(self, entry: InboxEntry) -> None:
+        """A stored message is too old, and goes unless somebody is just being given it."""
+        if self._inbox.expire(entry):
+            self.counters["messages_expired"] += 1
 
     # --- packets ------------------------------------------------------------------------------------------------------
 
@@ -202,6 +253,7 @@ class MessageBox:
             "pending_bytes": self._receiver.announced_bytes,
             "inbox_messages": len(self._inbox),
             "inbox_bytes": self._inbox.stored_bytes,
+            "inbox_in_hands": self._inbox.in_hands,
         }
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -220,7 +272,7 @@ class MessageBox:
         if pending is None:
             return
         place, path = self._place(pending)
-        if place is not Place.WAITER and not self._inbox.has_room(pending.length):
+        if place is not Place.WAITER and not self._inbox.has_room(pending.source, pending.length):
             self.counters["dones_without_room"] += 1
             return
         self._last_number += 1
@@ -234,7 +286,8 @@ class MessageBox:
             pending.destination,
             pending.topic,
             pending.reply,
-            pending.data(),
+            pending.length,
+            pending.chunks(),
         )
         self._core.events.append(StoreMessage(pending.number, message, place, packet.count, packet.digest))
         self._receiver.conclude(pending, packet, now)
@@ -243,12 +296,15 @@ class MessageBox:
         entry = InboxEntry(number, pending.id, pending.source, pending.destination, pending.topic, pending.length)
         if place is Place.WAITER:
             del self._waiters[pending.id]
-            self._core.events.append(DeliverReply(pending.id, number))
+            self._inbox.reply(entry)
         elif place is Place.FORWARD:
-            self._inbox.forward(entry)
-            self._core.events.append(Forward(number, path))
+            self._inbox.forward(entry, path)
         else:
             self._inbox.add(entry)
+
+    def _may_wait(self) -> None:
+        if len(self._waiters) >= self._core.limits.readers:
+            raise OutboxFull(f"{len(self._waiters)} replies are waited for; try again later")
 
     def _place(self, pending: Pending) -> tuple[Place, str]:
         # Like the reference, anything with the id will do; but from the node that was asked (Q4), and a message to

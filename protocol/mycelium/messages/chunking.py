@@ -10,6 +10,9 @@ from typing import Final
 
 CHUNK_BYTES: Final = 1300
 """Largest chunk that is sent, and what a receiver divides the length by to know how many there are at least."""
+LARGE_CHUNK_BYTES: Final = 64_000
+"""Largest chunk where both ends and the whole way between them carry any size (our extension E4): some less than the
+65 467 bytes for which a data packet has room."""
 SMALLEST_CHUNK: Final = 250
 """Below it a reference receiver takes a chunk at one index only (messages spec 5.2)."""
 
@@ -25,12 +28,13 @@ def highest_index(length: int) -> int:
 
 
 class ChunkPlan:
-    """`count` chunks of a message of `length` bytes; for two and more each has 650 to 1300 bytes."""
+    """`count` chunks of a message of `length` bytes; for two and more each has half of `largest` to all of it."""
 
-    __slots__ = ("_larger", "_size", "count")
+    __slots__ = ("_larger", "_size", "count", "largest")
 
-    def __init__(self, length: int) -> None:
-        self.count: Final = expected_chunks(length)
+    def __init__(self, length: int, largest: int = CHUNK_BYTES) -> None:
+        self.largest: Final = largest
+        self.count: Final = -(-length // largest)
         self._size, self._larger = divmod(length, self.count or 1)
 
     def place(self, index: int) -> tuple[int, int]:

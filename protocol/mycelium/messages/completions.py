@@ -22,7 +22,7 @@ class Completion(NamedTuple):
 
 
 Known: TypeAlias = Callable[[Key], Completion | None]
-"""Asks the store for a message that was completed in the last `REMEMBER_SECONDS`."""
+"""Asks the store for a message that was completed in the last `REMEMBER_SECONDS`, or is still stored."""
 
 
 class Completions:

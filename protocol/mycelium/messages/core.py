@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from protocol.mycelium.identity import OVERLAY_FIRST_BYTES
 from protocol.mycelium.messages.events import Event, Send
 from protocol.mycelium.messages.limits import Limits, new_counters
 from protocol.mycelium.messages.packets import ID_BYTES, MAX_TOPIC, Packet
-from protocol.prefix import ADDRESS_BYTES, OVERLAY
+from protocol.prefix import ADDRESS_BYTES
 
 SUBNET_BYTES: Final = 8
 REMEMBER_SECONDS: Final = 600.0
@@ -83,5 +84,5 @@ class Core:
         """
         if self.is_own(destination):
             self.local.append(Local(source, destination, packet))
-        elif OVERLAY.contains(destination):
+        elif destination[0] in OVERLAY_FIRST_BYTES:
             self.events.append(Send(source, destination, packet))

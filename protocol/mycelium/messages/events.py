@@ -33,7 +33,10 @@ class Place(enum.Enum):
     WAITER = "waiter"
     """Somebody waits for this reply: a `DeliverReply` follows."""
     FORWARD = "forward"
-    """Its topic has a forward socket: a `Forward` follows. After a restart such a message belongs to the inbox."""
+    """Its topic has a forward socket: a `Forward` follows.
+
+    In every place a stored message belongs to the inbox as soon as it is in nobody's hands, so after a restart, too.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,14 @@ class Message:
     """The address that the sender used, of the own /64."""
     topic: bytes
     reply: bool
-    data: bytes
+    length: int
+    chunks: tuple[bytes, ...]
+    """Its data, in pieces."""
+
+    @property
+    def data(self) -> bytes:
+        """All of it in one piece."""
+        return b"".join(self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,8 @@ class StorePending:
     length: int
     topic: bytes
     reply: bool
+    large: bool
+    """Its sender was told that it may use large chunks (our extension E4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +144,10 @@ class ForgetPending:
 
 @dataclass(frozen=True, slots=True)
 class StoreMessage:
-    """Pending message `pending` is complete: it goes, with its pieces, and `message` comes, in one transaction.
+    """Pending message `pending` is complete: it goes and `message` comes, in one transaction; its pieces are the data.
 
-    Store also who sent it (the /64 and the id), `count` and `digest`, and keep that for `REMEMBER_SECONDS` even when
-    the message itself is gone before: it is what the box asks for through `Known`.
+    Store also who sent it (the /64 and the id), `count` and `digest`, and keep that as long as the message, and at
+    least for `REMEMBER_SECONDS`: it is what the box asks for through `Known`.
     """
 
     pending: int
@@ -147,7 +159,7 @@ class StoreMessage:
 
 @dataclass(frozen=True, slots=True)
 class StorePlace:
-    """Stored message `number` is in the inbox now."""
+    """Stored message `number` is in the inbox now, and nowhere else."""
 
     number: int
 
@@ -161,7 +173,10 @@ class ForgetMessage:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Answer reader `reader` with stored message `number`; with `take`, remove it from the store while doing so."""
+    """Answer reader `reader` with stored message `number`.
+
+    With `take` it is in the reader's hands: call `taken` when he has it, or `put_back` when he can't have it.
+    """
 
     reader: int
     number: int
@@ -177,7 +192,7 @@ class DeliverNothing:
 
 @dataclass(frozen=True, slots=True)
 class DeliverReply:
-    """Take stored message `number` out of the store and answer whoever waits for a reply to `id`."""
+    """Give stored message `number` to whoever waits for a reply to `id`: `taken` or `put_back`, as for `Deliver`."""
 
     id: bytes
     number: int
@@ -188,7 +203,8 @@ class Forward:
     """Hand stored message `number` to the socket at `path` (messages spec 8.4).
 
     Connect, write the data, shut down the write side, read to the end with a time-out (Q10). An answer of at least one
-    byte is pushed as a reply, and `forwarded` called; on any failure `forward_failed` puts the message into the inbox.
+    byte is pushed as a reply, and `taken` called. Where the message could not be handed over, `not_forwarded` puts it
+    into the inbox until `forward` is called again; where there was no answer, `put_back` does so for good.
     """
 
     number: int

@@ -10,27 +10,29 @@ from typing import Final
 class Limits:
     """Bounds of a message box. Raises `ValueError` on a bound below 1."""
 
-    message_bytes: int = 64 << 20
+    message_bytes: int = 128 << 20
     """Of one incoming message. A larger INIT is not answered (messages spec 11)."""
-    pending_messages: int = 4096
+    pending_messages: int = 16_384
     """Incoming messages that are not complete. When full, one that nobody has sent anything for makes room."""
-    pending_bytes: int = 256 << 20
+    pending_bytes: int = 512 << 20
     """Of these, the lengths that their INITs announced; likewise."""
-    remote_messages: int = 256
+    remote_messages: int = 2048
     """Of these, how many from one /64. When full, an INIT from there is not answered: its sender repeats it."""
-    remote_bytes: int = 64 << 20
+    remote_bytes: int = 256 << 20
     """Likewise in announced bytes; at least `message_bytes`, or the largest message could never come."""
-    inbox_messages: int = 10_000
+    inbox_messages: int = 400_000
     """Complete messages that nobody has taken. When full, a DONE is not answered: its sender repeats it."""
-    inbox_bytes: int = 256 << 20
-    """Likewise."""
-    outbox_messages: int = 4096
+    inbox_bytes: int = 4 << 30
+    """Likewise; they lie in the store, not in memory."""
+    inbox_remote_messages: int = 200_000
+    """Likewise, from one /64."""
+    outbox_messages: int = 16_384
     """Own messages of the last 600 s. When full, the oldest finished one is forgotten, or else pushing is an error."""
-    outbox_bytes: int = 256 << 20
+    outbox_bytes: int = 384 << 20
     """Data of own messages under way. When full, pushing is an error."""
     completions: int = 16_384
     """Messages remembered so that none is delivered twice. When full, the oldest goes: the caller is asked then."""
-    readers: int = 1024
+    readers: int = 2048
     """Who waits for a message of the inbox. When full, one more gets nothing at once."""
 
     def __post_init__(self) -> None:
@@ -67,6 +69,8 @@ COUNTERS: Final = (
     "messages_accepted",
     "messages_read",
     "messages_aborted",
+    "messages_cancelled",
+    "messages_expired",
     "outgoing_forgotten_early",
     "packets_repeated",
     "messages_started_over",

@@ -10,8 +10,9 @@ from typing import Final
 from protocol.mycelium.messages.chunking import ChunkPlan
 from protocol.mycelium.messages.core import REMEMBER_SECONDS, Key, MessageBoxError
 from protocol.mycelium.messages.events import State
-from protocol.mycelium.messages.packets import Chunk, Done, Init, digest_of
+from protocol.mycelium.messages.packets import NO_ECHO, OFFER_LARGE, Chunk, Done, Echo, Init, digest_of
 
+_OFFER: Final = Echo(inner=OFFER_LARGE)
 SEND_WINDOW: Final = 300.0
 """Seconds from the creation of a message until its sender gives up (messages spec 4)."""
 EAGER_SECONDS: Final = 3.0
@@ -45,6 +46,7 @@ class Saw(enum.Enum):
     ALL_ACKED = "its chunks are all acknowledged"
     SILENT = "no chunk is acknowledged any more, and no DONE was sent"
     SILENT_AFTER_DONE = "no chunk is acknowledged any more, but a DONE was sent"
+    LARGE_REFUSED = "the way does not carry its large chunks any more"
     CHUNKS_MISSING = "a chunk is acknowledged as one of a message that isn't complete"
     DONE_ACKED = "its DONE is acknowledged"
     READ = "it was read"
@@ -60,6 +62,7 @@ TRANSITIONS: Final = {
     (Phase.PENDING, Saw.EXPIRED): Phase.ABORTED,
     (Phase.SENDING, Saw.ALL_ACKED): Phase.CONCLUDING,
     (Phase.SENDING, Saw.SILENT): Phase.PENDING,
+    (Phase.SENDING, Saw.LARGE_REFUSED): Phase.PENDING,
     (Phase.SENDING, Saw.SILENT_AFTER_DONE): Phase.CONCLUDING,
     (Phase.SENDING, Saw.DONE_ACKED): Phase.RECEIVED,
     (Phase.SENDING, Saw.EXPIRED): Phase.ABORTED,
@@ -106,6 +109,7 @@ class Outgoing:
         "length",
         "losses",
         "number",
+        "offered",
         "phase",
         "plan",
         "probed",
@@ -129,7 +133,7 @@ class Outgoing:
         self.created: Final = created
         self.key: Final = Key.of(destination, message_id)
         self.length = len(data)
-        self.plan: Final = ChunkPlan(self.length)
+        self.plan = ChunkPlan(self.length)
         self.data = data
         """Empty once it isn't needed any more."""
         self.phase = Phase.QUEUED
@@ -149,6 +153,8 @@ class Outgoing:
         """The receiver may have delivered the message: it must not be begun again."""
         self.probed = False
         """The first chunk was sent again to see whether the receiver still lacks something."""
+        self.offered = False
+        """Its INIT asks whether large chunks may be used."""
         self.flight: dict[int, float] = {}
         """Chunk index → when it was sent, of those under way; the one sent longest ago first."""
         self.resumed: Sequence[int] = ()
@@ -209,7 +215,17 @@ class Outgoing:
 
     def init(self) -> Init:
         """Its first packet."""
-        return Init(self.id, self.length, self.topic, self.reply)
+        return Init(self.id, self.length, self.topic, self.reply, _OFFER if self.offered else NO_ECHO)
+
+    def cut(self, largest: int) -> None:
+        """Its chunks have at most `largest` bytes from now on; none of them is under way or arrived."""
+        self.plan = ChunkPlan(self.length, largest)
+        self._forget_chunks()
+
+    @property
+    def acked(self) -> bytes:
+        """One byte for each chunk: 1 where it was acknowledged."""
+        return bytes(self._acked)
 
     def chunk(self, index: int) -> Chunk:
         """Its chunk number `index`."""

@@ -48,6 +48,12 @@ _NOT_IN_ECHO: Final = {
 }
 """Bits that say what a packet of this kind is; all others mean nothing in it."""
 
+OFFER_LARGE: Final = 0x5345
+"""Bytes 2 and 3 of the inner header of an INIT: "may I use large chunks?" (our extension E4). Any other value, and this
+one towards a reference node, means nothing and is echoed."""
+ACCEPT_LARGE: Final = 0x5350
+"""The same bytes of its acknowledgement: "yes"."""
+
 _MAX_U16: Final = 0xFFFF
 _MAX_U64: Final = (1 << 64) - 1
 _HEADER: Final = struct.Struct(f"!{ID_BYTES}sHH")

@@ -7,7 +7,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from protocol.mycelium.messages.chunking import SMALLEST_CHUNK, expected_chunks, highest_index
+from protocol.mycelium.messages.chunking import SMALLEST_CHUNK, highest_index
 from protocol.mycelium.messages.core import Key
 from protocol.mycelium.messages.packets import Chunk, Done
 
@@ -44,6 +44,7 @@ class Pending:
         "heard",
         "id",
         "key",
+        "large",
         "length",
         "mismatches",
         "number",
@@ -61,6 +62,7 @@ class Pending:
         length: int,
         topic: bytes,
         reply: bool,
+        large: bool,
         heard: float,
     ) -> None:
         """What its INIT said, which came at `heard`, monotonic seconds. Addresses have 16 bytes."""
@@ -71,6 +73,8 @@ class Pending:
         self.length: Final = length
         self.topic: Final = topic
         self.reply: Final = reply
+        self.large: Final = large
+        """Its sender may use large chunks (our extension E4)."""
         self.key: Final = Key.of(source, message_id)
         self.heard = heard
         """When the sender last sent something for it."""
@@ -110,9 +114,12 @@ class Pending:
         return Taken.NEW
 
     def judge(self, done: Done) -> Verdict:
-        """Whether the chunks are what `done` describes (5.3). They are joined in the order of their indices."""
-        slots = max(expected_chunks(self.length), self._top + 1)
-        if not (done.count == slots == len(self._chunks) and self._held == self.length):
+        """Whether the chunks are what `done` describes (5.3). They are joined in the order of their indices.
+
+        A reference node wants at least one for each 1300 bytes; here any layout will do (our extension E4).
+        """
+        slots = len(self._chunks)
+        if not (done.count == slots == self._top + 1 and self._held == self.length):
             return Verdict.INCOMPLETE
         if self._digest is None:
             hasher = blake3()
@@ -123,6 +130,6 @@ class Pending:
                 self.mismatches += 1
         return Verdict.COMPLETE if self._digest == done.digest else Verdict.MISMATCH
 
-    def data(self) -> bytes:
-        """The whole of a message that was judged to be complete."""
-        return b"".join(self._chunks[index] for index in range(len(self._chunks)))
+    def chunks(self) -> tuple[bytes, ...]:
+        """The whole of a message that was judged to be complete, in order."""
+        return tuple(self._chunks[index] for index in range(len(self._chunks)))

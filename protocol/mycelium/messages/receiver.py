@@ -12,14 +12,22 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from protocol.mycelium.messages.chunking import highest_index
 from protocol.mycelium.messages.completions import Completion, Completions
 from protocol.mycelium.messages.core import Core, Key, MessageBoxError, check_message
 from protocol.mycelium.messages.events import ForgetPending, StoreChunk, StorePending
-from protocol.mycelium.messages.packets import Aborted, Chunk, Done, Init
+from protocol.mycelium.messages.packets import (
+    ACCEPT_LARGE,
+    OFFER_LARGE,
+    Aborted,
+    Chunk,
+    Done,
+    Init,
+    InitAck,
+)
 from protocol.mycelium.messages.reassembly import MAX_MISMATCHES, Pending, Taken, Verdict
 from protocol.mycelium.messages.topics import TopicRules
 
@@ -46,6 +54,8 @@ class SavedPending:
     """Monotonic seconds, in the past: when it was last written, or now where nobody knows."""
     chunks: Sequence[tuple[int, bytes]]
     """(index, data)"""
+    large: bool = False
+    """Its sender may use large chunks."""
 
     def __post_init__(self) -> None:
         check_message(self.id, (self.source, self.destination), self.topic)
@@ -59,7 +69,7 @@ class Rules:
     has_sent: Callable[[Key], bool]
     """Whether a message with this id went to this node, so that a reply is one (Q2)."""
     in_inbox: Callable[[Key], bool]
-    """Whether a message of this key waits to be read."""
+    """Whether a message of this key waits to be read. Asked for replies: of others the completion is remembered."""
 
 
 class Receiver:
@@ -98,6 +108,7 @@ class Receiver:
             saved.length,
             saved.topic,
             saved.reply,
+            saved.large,
             saved.heard,
         )
         if pending.key in self._pending:
@@ -110,6 +121,10 @@ class Receiver:
                 )
         self._last_number = max(self._last_number, saved.number)
         self._insert(pending)
+
+    def restore_number(self, last: int) -> None:
+        """Numbers up to this one were given in an earlier life."""
+        self._last_number = max(self._last_number, last)
 
     # --- packets ------------------------------------------------------------------------------------------------------
 
@@ -166,10 +181,11 @@ class Receiver:
             counters["inits_too_long"] += 1
             return
         pending = self._heard(key, now)
-        if pending is not None and _same(pending, source, packet):
-            self._core.send(destination, source, packet.acknowledgement())
+        large = packet.echo.inner == OFFER_LARGE
+        if pending is not None and _same(pending, source, packet, large):
+            self._core.send(destination, source, _accept(packet))
             return
-        if self._rules.in_inbox(key) or (not packet.reply and self._completions.find(key, now) is not None):
+        if self._rules.in_inbox(key) if packet.reply else self._completions.find(key, now) is not None:
             counters["inits_of_known_message"] += 1
             return
         if pending is not None:
@@ -177,10 +193,10 @@ class Receiver:
         if not self._has_room(key.subnet, packet.length, now):
             return
         self._last_number += 1
-        fields = packet.length, packet.topic, packet.reply
+        fields = packet.length, packet.topic, packet.reply, large
         self._insert(Pending(self._last_number, packet.id, source, destination, *fields, now))
         self._core.events.append(StorePending(self._last_number, packet.id, source, destination, *fields))
-        self._core.send(destination, source, packet.acknowledgement())
+        self._core.send(destination, source, _accept(packet))
 
     def _chunk(self, source: bytes, destination: bytes, packet: Chunk, now: float) -> None:
         pending = self._heard(Key.of(source, packet.id), now)
@@ -266,11 +282,23 @@ class Receiver:
             del self._remote_bytes[subnet]
 
 
-def _same(pending: Pending, source: bytes, packet: Init) -> bool:
-    """Whether the INIT is that of the pending message again; its chunks are kept then (5.7, Q11)."""
-    return (pending.source, pending.length, pending.topic, pending.reply) == (
+def _same(pending: Pending, source: bytes, packet: Init, large: bool) -> bool:
+    """Whether the INIT is that of the pending message again; its chunks are kept then (5.7, Q11).
+
+    One that will be cut in another way is another one: pieces of both don't make a whole.
+    """
+    return (pending.source, pending.length, pending.topic, pending.reply, pending.large) == (
         source,
         packet.length,
         packet.topic,
         packet.reply,
+        large,
     )
+
+
+def _accept(packet: Init) -> InitAck:
+    """The acknowledgement, which says yes to an offer of large chunks; a reference node would just echo it (E4)."""
+    acknowledgement = packet.acknowledgement()
+    if packet.echo.inner != OFFER_LARGE:
+        return acknowledgement
+    return replace(acknowledgement, echo=replace(packet.echo, inner=ACCEPT_LARGE))

@@ -18,12 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from protocol.mycelium.messages.chunking import expected_chunks
+from protocol.mycelium.messages.chunking import CHUNK_BYTES, LARGE_CHUNK_BYTES, ChunkPlan
 from protocol.mycelium.messages.core import Core, Key, MessageBoxError, MessageRefused, check_message
 from protocol.mycelium.messages.events import ForgetOutgoing, State, StateChanged, StoreDoneSent, StoreOutgoing
 from protocol.mycelium.messages.outgoing import EAGER_SECONDS, FINAL_PHASES, Outgoing, Phase, Saw
 from protocol.mycelium.messages.pacing import Pace
 from protocol.mycelium.messages.packets import (
+    ACCEPT_LARGE,
+    OFFER_LARGE,
     Aborted,
     ChunkAck,
     DoneAck,
@@ -35,6 +37,13 @@ from protocol.mycelium.messages.packets import (
 )
 from protocol.mycelium.routing.deadlines import Deadlines
 
+MAX_CLEAN: Final = 4096
+"""Remotes to which large packets may go. When full, all are forgotten: small ones get everywhere."""
+MAX_UNDER_WAY: Final = 512
+"""Messages to one remote that are announced and not finished; the others wait their turn. A receiver that has more to
+do than it can answers none in time, and everything is repeated. One that is not answered for `STALLED_SECONDS` counts
+no longer: its topic may be refused."""
+STALLED_SECONDS: Final = 1.0
 IDLE_WAYS: Final = 256
 """Remotes without a message under way whose pace is kept for the next one."""
 PROBE: Final = 0
@@ -63,6 +72,18 @@ class Status(NamedTuple):
     created: float
     deadline: float
     length: int
+    topic: bytes
+    reply: bool
+
+
+class Progress(NamedTuple):
+    """How far an own message is that is being sent: what a successor need not send again."""
+
+    number: int
+    largest: int
+    """Bytes of its largest chunk: how it is cut."""
+    acked: bytes
+    """One byte for each chunk: 1 where it was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +105,12 @@ class SavedOutgoing:
     """Indices of chunks that were acknowledged. Optional: without them the message begins again."""
     length: int = 0
     """Bytes; counts only when the state is a final one, and its data gone."""
+    largest: int = CHUNK_BYTES
+    """Bytes of its largest chunk, where some were acknowledged."""
 
     def __post_init__(self) -> None:
         check_message(self.id, (self.destination,), self.topic)
-        count = expected_chunks(len(self.data))
+        count = ChunkPlan(len(self.data), self.largest).count
         for index in self.acked:
             if not 0 <= index < count:
                 raise MessageRefused(f"chunk {index} of a message of {count} chunks can't have been acknowledged")
@@ -96,11 +119,15 @@ class SavedOutgoing:
 class _Way:
     """The way to one remote, and the messages that have chunks for it."""
 
-    __slots__ = ("pace", "ring", "users")
+    __slots__ = ("pace", "ring", "under_way", "users", "waiting")
 
     def __init__(self) -> None:
         self.pace = Pace()
         self.ring: deque[Outgoing] = deque()
+        self.under_way: set[int] = set()
+        """Numbers of the messages that keep others from being announced."""
+        self.waiting: deque[Outgoing] = deque()
+        """Messages that wait to be announced."""
         self.users = 0
         """Messages that are not finished."""
 
@@ -120,6 +147,9 @@ class Sender:
         self._ways: dict[bytes, _Way] = {}
         self._idle: OrderedDict[bytes, _Way] = OrderedDict()
         self._deadlines: Deadlines[int] = Deadlines()
+        self._clean: set[bytes] = set()
+        """The /64 to which packets of any size may go."""
+        self._progressed: set[int] = set()
         self._last_number = 0
         self._bytes = 0
 
@@ -160,27 +190,54 @@ class Sender:
         message.done_sent = saved.done_sent
         if saved.state in FINAL_PHASES:
             message.finished_before(saved.state, saved.length)
-        elif saved.state is State.SENDING:
+        elif saved.state is State.SENDING and saved.acked:
             message.resumed = saved.acked
+            message.cut(saved.largest)
         self._take_in(message, now)
+
+    def restore_number(self, last: int) -> None:
+        """Numbers up to this one were given in an earlier life."""
+        self._last_number = max(self._last_number, last)
 
     def status(self, message_id: bytes) -> Status | None:
         """Of the latest own message with this id; None when there is none of the last 600 s."""
         message = self._latest.get(message_id)
+        return None if message is None else _status(message)
+
+    def all(self) -> list[Status]:
+        """Of every own message of the last 600 s, in the order in which they were pushed."""
+        return [_status(message) for message in self._messages.values()]
+
+    def cancel(self, message_id: bytes, now: float) -> bool | None:
+        """Gives up the latest own message with this id; None where there is none, False where it is finished."""
+        message = self._latest.get(message_id)
         if message is None:
             return None
-        never, sent, acked = message.counts
-        return Status(
-            message.id,
-            message.destination,
-            message.state,
-            never,
-            sent,
-            acked,
-            message.created,
-            message.abort_at,
-            message.length,
-        )
+        if message.finished:
+            return False
+        self._core.counters["messages_cancelled"] += 1
+        self._abort(message, now)
+        return True
+
+    def progress(self) -> list[Progress]:
+        """How far those are of which a chunk was acknowledged since the last call; a successor is told by `restore`."""
+        progressed, self._progressed = self._progressed, set()
+        return [
+            Progress(number, message.plan.largest, message.acked)
+            for number in progressed
+            if (message := self._messages.get(number)) is not None and message.phase is Phase.SENDING
+        ]
+
+    def route(self, subnet: bytes, clean: bool, now: float) -> None:
+        """Whether packets of any size may go to the /64 `subnet` (8 bytes); as long as nothing is said they may not."""
+        if clean:
+            if len(self._clean) >= MAX_CLEAN:
+                self._clean.clear()
+            self._clean.add(subnet)
+        elif subnet in self._clean:
+            self._clean.discard(subnet)
+            for message in [message for key, message in self._active.items() if key.subnet == subnet]:
+                self._cut_small(message, now)
 
     def has_sent(self, key: Key) -> bool:
         """Whether a message of the last 600 s went to this node with this id: only then there can be a reply (Q2)."""
@@ -216,6 +273,16 @@ class Sender:
         # The length tells acknowledgements for an earlier message of the same id apart.
         if message.phase is not Phase.PENDING or packet.length != message.length:
             return False
+        accepted = packet.echo.inner == ACCEPT_LARGE
+        if message.offered and not accepted and packet.echo.inner != OFFER_LARGE:
+            # For an INIT from before the offer; the next one will say what became of that.
+            return False
+        if not message.offered and message.length > LARGE_CHUNK_BYTES and message.key.subnet in self._clean:
+            # Nothing was known of the way before; a question more is less than a thousand packets more.
+            self._announce_again(message, now)
+            return True
+        if accepted and message.offered:
+            message.cut(LARGE_CHUNK_BYTES)
         if message.sent_once:
             self._way(message).pace.measured(now - message.sent_at)
         else:
@@ -239,6 +306,7 @@ class Sender:
         new, sent_at = message.acknowledge(packet.index, now)
         if new:
             pace.acknowledged(packet.stated_size)
+            self._progressed.add(message.number)
         if sent_at is not None:
             pace.measured(now - sent_at)
         self._go_on(message, now)
@@ -286,6 +354,7 @@ class Sender:
                 if now >= message.repeat_at(pace.repeat_after()):
                     pace.timed_out()
                     self._repeat(message, now)
+                    self._see_stalled(message, now)
             self._arm(message)
 
     def _arm(self, message: Outgoing) -> None:
@@ -313,6 +382,12 @@ class Sender:
                 self._announce(message, Saw.SILENT, now)
             return
         self._go_on(message, now)
+
+    def _see_stalled(self, message: Outgoing, now: float) -> None:
+        if now - message.since > STALLED_SECONDS:
+            way = self._way(message)
+            way.under_way.discard(message.number)
+            self._begin_waiting(way, now)
 
     def _repeat(self, message: Outgoing, now: float) -> None:
         self._core.counters["packets_repeated"] += 1
@@ -353,6 +428,21 @@ class Sender:
         if message is None:
             return
         self._active[key] = message
+        way = self._way(message)
+        if len(way.under_way) >= MAX_UNDER_WAY:
+            way.waiting.append(message)
+        else:
+            self._begin(message, way, now)
+
+    def _begin_waiting(self, way: _Way, now: float) -> None:
+        """Begins with messages that waited their turn."""
+        while way.waiting and len(way.under_way) < MAX_UNDER_WAY:
+            message = way.waiting.popleft()
+            if not message.finished:
+                self._begin(message, way, now)
+
+    def _begin(self, message: Outgoing, way: _Way, now: float) -> None:
+        way.under_way.add(message.number)
         if message.done_sent:
             self._conclude(message, Saw.FREE_AFTER_DONE, now)
         elif message.resumed:
@@ -365,10 +455,24 @@ class Sender:
 
     def _announce(self, message: Outgoing, saw: Saw, now: float) -> None:
         self._move(message, saw, now)
+        self._announce_again(message, now)
+
+    def _announce_again(self, message: Outgoing, now: float) -> None:
+        message.offered = message.length > CHUNK_BYTES and message.key.subnet in self._clean
+        message.cut(CHUNK_BYTES)
         message.sent_at = message.first_sent_at = now
         message.sent_once = True
         self._send(message, message.init())
         self._arm(message)
+
+    def _cut_small(self, message: Outgoing, now: float) -> None:
+        """Large packets don't get through any more."""
+        if message.phase is Phase.PENDING and message.offered:
+            self._announce_again(message, now)
+        elif message.phase is Phase.SENDING and message.plan.largest > CHUNK_BYTES and not message.done_sent:
+            self._core.counters["messages_started_over"] += 1
+            self._leave_flight(message)
+            self._announce(message, Saw.LARGE_REFUSED, now)
 
     def _go_on(self, message: Outgoing, now: float) -> None:
         """Sends what the window allows now, or DONE."""
@@ -417,10 +521,12 @@ class Sender:
         self._move(message, saw, now)
         self._core.counters[_FINISHED_COUNTERS[message.state]] += 1
         self._arm(message)
+        way = self._way(message)
+        way.under_way.discard(message.number)
         if self._active.get(message.key) is message:
             del self._active[message.key]
             self._begin_next(message.key, now)
-        way = self._way(message)
+        self._begin_waiting(way, now)
         self._pump(way, now)
         way.users -= 1
         if not way.users:
@@ -462,6 +568,7 @@ class Sender:
 
     def _forget(self, message: Outgoing) -> None:
         del self._messages[message.number]
+        self._progressed.discard(message.number)
         self._deadlines.disarm(message.number)
         of_key = self._by_key[message.key]
         of_key.remove(message)
@@ -476,3 +583,20 @@ class Sender:
 
     def _way(self, message: Outgoing) -> _Way:
         return self._ways[message.key.subnet]
+
+
+def _status(message: Outgoing) -> Status:
+    never, sent, acked = message.counts
+    return Status(
+        message.id,
+        message.destination,
+        message.state,
+        never,
+        sent,
+        acked,
+        message.created,
+        message.abort_at,
+        message.length,
+        message.topic,
+        message.reply,
+    )

@@ -1,0 +1,98 @@
+"""The order of things: the database first, then whatever others hear of it (protocol: `messages/events.py`).
+
+All that arrives in one round of the loop is one transaction: a thousand messages wait for the disk once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from actors.messagebox.store import Store
+from actors.runtime.loop import Loop, Timer
+from protocol.mycelium.messages.box import MessageBox
+
+PROGRESS_SECONDS: Final = 0.25
+"""How much of a large message may have to be sent again after a death."""
+
+_Event = TypeVar("_Event")
+
+
+class Rounds:
+    """Ties the box to its store. Whoever has called the box calls `settle` before anything else."""
+
+    def __init__(self, loop: Loop, box: MessageBox, store: Store) -> None:
+        self._loop = loop
+        self._box = box
+        self._store = store
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {}
+        self._later: list[tuple[Callable[[Any], None], Any]] = []
+        self._planned = False
+        self._timer: Timer | None = None
+        self._at_end: list[Callable[[], None]] = []
+        loop.every(PROGRESS_SECONDS, self._save_progress)
+
+    def on(self, kind: type[_Event], handler: Callable[[_Event], None]) -> None:
+        """Calls `handler(event)` for each event of this type, when the database has what came before it."""
+        self._handlers[kind] = handler
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Calls this at the end of each round in which something happened."""
+        self._at_end.append(call)
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._loop.now()
+
+    def settle(self) -> None:
+        """Does in the database what the box asks; the rest follows at the end of this round of the loop."""
+        wall = time.time()
+        handlers, store = self._handlers, self._store
+        for event in self._box.events():
+            store.apply(event, wall)
+            handler = handlers.get(type(event))
+            if handler is not None:
+                self._later.append((handler, event))
+        self._plan()
+
+    def after_commit(self, call: Callable[[Any], None], argument: Any) -> None:
+        """Calls `call(argument)` when the database has all that was done until now."""
+        self._later.append((call, argument))
+        self._plan()
+
+    def _plan(self) -> None:
+        if not self._planned:
+            self._planned = True
+            self._loop.defer(self._finish)
+
+    def _finish(self) -> None:
+        self._planned = False
+        self._store.commit()
+        later, self._later = self._later, []
+        for call, argument in later:
+            call(argument)
+        for end in self._at_end:
+            end()
+        if not self._planned:
+            self._arm()
+
+    def _arm(self) -> None:
+        deadline = self._box.next_deadline()
+        timer = self._timer
+        if timer is not None and not timer.cancelled and (deadline is None or timer.when <= deadline):
+            # Too early does no harm: it is armed again.
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._box.handle_timer(self._loop.now())
+        self.settle()
+
+    def _save_progress(self) -> None:
+        progress = self._box.progress()
+        if progress:
+            self._store.save_progress(progress)
+            self._plan()

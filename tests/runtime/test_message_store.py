@@ -1,0 +1,331 @@
+"""The database of the message box: what outlives its process, and what becomes of a file that is none of ours."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.messagebox.store import APPLICATION, FILE, SCHEMA, Store, StoreError
+from protocol.mycelium.messages.chunking import CHUNK_BYTES
+from protocol.mycelium.messages.completions import Completion
+from protocol.mycelium.messages.core import REMEMBER_SECONDS, Key
+from protocol.mycelium.messages.events import (
+    ForgetMessage,
+    ForgetOutgoing,
+    ForgetPending,
+    Message,
+    Place,
+    State,
+    StateChanged,
+    StoreChunk,
+    StoreDoneSent,
+    StoreMessage,
+    StoreOutgoing,
+    StorePending,
+    StorePlace,
+)
+from protocol.mycelium.messages.sender import Progress
+from protocol.mycelium.messages.topics import Source, TopicRules
+from tests.unit.message_factory import ALICE, BOB, ID, payload
+
+NOW, WALL = 1000.0, 1_700_000_000.0
+LIFE = b"one life".ljust(16)
+
+
+_opened: list[Store] = []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    _opened.append(Store(tmp_path))
+    yield _opened[-1]
+    _opened.pop().close()
+
+
+def again(store: Store) -> Store:
+    """The store that a successor opens after a SIGKILL: nothing but what was committed."""
+    store._database.rollback()
+    store._database.close()
+    _opened[-1] = Store(store.path.parent)
+    return _opened[-1]
+
+
+def receive(
+    store: Store,
+    number: int,
+    data: bytes = b"hello",
+    *,
+    topic: bytes = b"",
+    place: Place = Place.INBOX,
+    message_id: bytes = ID,
+    wall: float = WALL,
+) -> None:
+    """Stores a message as the box would; its pending number is ten times its number."""
+    pending = 10 * number
+    fields = message_id, ALICE.address, BOB.address
+    store.apply(StorePending(pending, *fields, len(data), topic, False, False), wall)
+    pieces = tuple(data[start : start + 1300] for start in range(0, len(data), 1300))
+    for index, piece in enumerate(pieces):
+        store.apply(StoreChunk(pending, index, piece), wall)
+    message = Message(number, message_id, ALICE.address, ALICE.key, BOB.address, topic, False, len(data), pieces)
+    store.apply(StoreMessage(pending, message, place, len(pieces), bytes(32)), wall)
+
+
+def test_only_the_owner_may_read_it(store: Store) -> None:
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, b"secret"), WALL)
+    store.commit()
+    for path in store.path.parent.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+@pytest.mark.parametrize("size", [0, 5, 4096, 4097, 300_000])
+def test_an_own_message_goes_on_in_the_next_life(store: Store, size: int) -> None:
+    data = payload(size)
+    store.apply(StoreOutgoing(7, ID, BOB.address, b"demo", True, data), WALL)
+    store.apply(StoreDoneSent(7), WALL)
+    store.commit()
+    (saved,) = again(store).outgoing(WALL + 100, NOW)
+    assert (saved.number, saved.id, saved.destination, saved.topic, saved.reply) == (7, ID, BOB.address, b"demo", True)
+    assert (saved.data, saved.state, saved.done_sent) == (data, State.PENDING, True)
+    assert saved.created == NOW - 100
+
+
+def test_a_clock_that_was_set_back_makes_no_message_younger(store: Store) -> None:
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, b""), WALL)
+    (saved,) = store.outgoing(WALL - 5000, NOW)
+    assert saved.created == NOW
+
+
+def test_what_was_not_committed_never_happened(store: Store) -> None:
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, b"first"), WALL)
+    store.commit()
+    store.apply(StoreOutgoing(2, ID, BOB.address, b"", False, b"second"), WALL)
+    assert [saved.number for saved in again(store).outgoing(WALL, NOW)] == [1]
+
+
+def test_progress_is_what_a_successor_need_not_send_again(store: Store) -> None:
+    data = payload(5 * CHUNK_BYTES)
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, data), WALL)
+    store.save_progress([Progress(1, CHUNK_BYTES, bytes([1, 0, 1, 1, 0]))])
+    store.commit()
+    (saved,) = again(store).outgoing(WALL, NOW)
+    assert (saved.state, saved.largest, list(saved.acked)) == (State.SENDING, CHUNK_BYTES, [0, 2, 3])
+
+
+def test_progress_counts_no_longer_when_the_message_begins_again(store: Store) -> None:
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, payload(2600)), WALL)
+    store.save_progress([Progress(1, CHUNK_BYTES, bytes([1, 0]))])
+    store.apply(StateChanged(1, ID, State.PENDING), WALL)
+    (saved,) = store.outgoing(WALL, NOW)
+    assert (saved.state, list(saved.acked)) == (State.PENDING, [])
+
+
+@pytest.mark.parametrize("size", [5, 300_000])
+def test_the_data_of_a_finished_message_is_gone_but_not_its_length(store: Store, size: int) -> None:
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, payload(size)), WALL)
+    store.apply(StateChanged(1, ID, State.RECEIVED), WALL)
+    (saved,) = store.outgoing(WALL, NOW)
+    assert (saved.data, saved.length, saved.state) == (b"", size, State.RECEIVED)
+
+
+def test_an_incoming_message_goes_on_with_its_chunks(store: Store) -> None:
+    store.apply(StorePending(3, ID, ALICE.address, BOB.address, 2600, b"demo", True, True), WALL)
+    store.apply(StoreChunk(3, 1, b"old"), WALL)
+    store.apply(StoreChunk(3, 1, b"second"), WALL)
+    store.apply(StoreChunk(3, 0, b"first"), WALL)
+    store.apply(StorePending(4, bytes(8), ALICE.address, BOB.address, 5, b"", False, False), WALL)
+    store.apply(ForgetPending(4), WALL)
+    store.commit()
+    (saved,) = again(store).pending(NOW)
+    assert list(saved.chunks) == [(0, b"first"), (1, b"second")]
+    assert (saved.number, saved.length, saved.topic, saved.reply, saved.large) == (3, 2600, b"demo", True, True)
+
+
+def test_a_complete_message_has_all_its_data_in_order_and_in_parts(store: Store) -> None:
+    data = payload(10_000)
+    receive(store, 1, data)
+    receive(store, 2, b"another", message_id=bytes(8))
+    assert store.data_of(1) == data
+    facts = store.facts(1)
+    assert (facts.source_key, facts.length, facts.destination) == (ALICE.key, 10_000, BOB.address)
+    parts, after = [], -1
+    while True:
+        chunks, after = store.chunks_of(facts.body, after, 2000)
+        if not chunks:
+            break
+        parts.append(b"".join(chunks))
+    assert b"".join(parts) == data
+    assert [len(part) for part in parts] == [2600, 2600, 2600, 2200]
+
+
+def test_messages_wait_in_the_order_of_their_numbers_and_by_topic(store: Store) -> None:
+    for number in range(1, 200):
+        receive(store, number, topic=b"odd" if number % 2 else b"even", message_id=number.to_bytes(8, "big"))
+    assert [entry.number for entry in store.waiting(None, 0)] == list(range(1, 200))
+    assert [entry.number for entry in store.waiting(b"even", 100)] == list(range(102, 200, 2))
+    assert [entry.number for entry in store.waiting(b"od", 0)] == []
+
+
+def test_a_message_is_held_under_its_key_until_it_is_forgotten(store: Store) -> None:
+    receive(store, 1)
+    assert store.holds(Key.of(ALICE.address, ID))
+    assert not store.holds(Key.of(BOB.address, ID))
+    store.apply(ForgetMessage(1), WALL)
+    assert not store.holds(Key.of(ALICE.address, ID))
+    assert store._one("SELECT count(*) FROM chunks", ()) == (0,)
+    with pytest.raises(KeyError):
+        store.facts(1)
+
+
+def test_completions_are_remembered_as_long_as_they_are_needed(store: Store) -> None:
+    receive(store, 1, message_id=bytes(8))
+    receive(store, 2)
+    store.apply(ForgetMessage(1), WALL)
+    store.forget_old(WALL + REMEMBER_SECONDS - 1)
+    assert store.known(Key.of(ALICE.address, bytes(8))) == Completion(1, bytes(32))
+    store.forget_old(WALL + REMEMBER_SECONDS + 1)
+    assert store.known(Key.of(ALICE.address, bytes(8))) is None
+    assert store.known(Key.of(ALICE.address, ID)) is not None, "the message is still there"
+
+
+def test_numbers_are_never_given_twice_even_when_their_rows_are_gone(store: Store) -> None:
+    store.apply(StoreOutgoing(9, ID, BOB.address, b"", False, b""), WALL)
+    store.apply(ForgetOutgoing(9, ID), WALL)
+    receive(store, 4)
+    store.apply(ForgetMessage(4), WALL)
+    store.commit()
+    assert again(store).last_numbers() == (9, 40, 4)
+
+
+def test_rooms_of_the_inbox_are_counted_by_sender(store: Store) -> None:
+    receive(store, 1, b"abc")
+    receive(store, 2, b"defgh", message_id=bytes(8))
+    assert store.stored_by_subnet() == [(ALICE.address[:8], 2, 8)]
+
+
+def test_what_is_to_be_forwarded_is_known_until_it_is_in_the_inbox_for_good(store: Store) -> None:
+    receive(store, 1, topic=b"web", place=Place.FORWARD)
+    receive(store, 2, topic=b"web", place=Place.FORWARD, message_id=bytes(8))
+    store.apply(StorePlace(1), WALL)
+    assert [entry.number for entry in store.to_forward(b"web")] == [2]
+    assert store.to_forward(b"other") == []
+
+
+def test_old_messages_are_found_by_age(store: Store) -> None:
+    receive(store, 1)
+    receive(store, 2, message_id=bytes(8), wall=WALL + 10)
+    assert [entry.number for entry in store.older_than(WALL + 5)] == [1]
+
+
+def test_an_idempotency_key_leads_to_its_message_for_a_day(store: Store) -> None:
+    store.remember_key(b"key", ID, BOB.address, bytes(32), WALL)
+    store.commit()
+    store = again(store)
+    found = store.repeated(b"key")
+    assert found is not None
+    assert (found.id, found.destination) == (ID, BOB.address)
+    assert store.repeated(b"other") is None
+    store.forget_old(WALL + 86_401)
+    assert store.repeated(b"key") is None
+
+
+def test_topic_rules_last_for_the_life_of_the_node_and_no_longer(store: Store) -> None:
+    rules = TopicRules(accept=False)
+    rules.add(b"empty")
+    rules.add_source(b"web", Source.parse("400::1/7"))
+    rules.add_source(b"web", Source.parse("400::1/7"))
+    rules.set_forward(b"web", "/run/web.sock")
+    store.save_topics(LIFE, rules)
+    store.commit()
+    store = again(store)
+    saved = store.saved_topics(LIFE)
+    assert saved is not None
+    assert (saved.accept, sorted(saved), saved.sources(b"web")) == (False, [b"empty", b"web"], ("400::1/7",) * 2)
+    assert (saved.forward_path(b"web"), saved.forward_path(b"empty")) == ("/run/web.sock", None)
+    assert store.saved_topics(bytes(16)) is None
+
+
+def test_a_tidied_database_gives_its_pages_back(store: Store) -> None:
+    receive(store, 1, payload(2_000_000))
+    store.commit()
+    store.tidy()
+    full = store.path.stat().st_size
+    store.apply(ForgetMessage(1), WALL)
+    store.commit()
+    store.tidy()
+    store.tidy()
+    assert store.path.stat().st_size < full / 2
+
+
+def test_a_store_keeps_its_name(store: Store) -> None:
+    assert again(store).identity == store.identity
+
+
+# --- files that are not what they should be ---------------------------------------------------------------------------
+
+
+def test_a_damaged_database_is_set_aside_and_an_empty_one_made(tmp_path: Path) -> None:
+    garbage = b"no database at all" * 1000
+    (tmp_path / FILE).write_bytes(garbage)
+    store = Store(tmp_path)
+    assert store.set_aside is not None
+    assert store.set_aside.read_bytes() == garbage
+    assert store.last_numbers() == (0, 0, 0)
+    store.close()
+
+
+def test_a_database_with_a_damaged_page_is_set_aside_when_it_was_suspected(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(1, 300):
+        receive(store, number, payload(1000, number), message_id=number.to_bytes(8, "big"))
+    store.close()
+    content = bytearray((tmp_path / FILE).read_bytes())
+    content[3 * 4096 : 40 * 4096] = bytes(37 * 4096)
+    (tmp_path / FILE).write_bytes(content)
+    broken = Store(tmp_path)
+    with pytest.raises(sqlite3.DatabaseError):
+        sum(len(broken.data_of(number)) for number in range(1, 300))
+    broken.suspect()
+    broken._database.close()
+    found = Store(tmp_path)
+    assert found.set_aside is not None
+    assert found.set_aside.exists()
+    found.close()
+    healthy = Store(tmp_path)
+    assert healthy.set_aside is None
+    healthy.close()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    database = sqlite3.connect(tmp_path / FILE)
+    database.execute(f"PRAGMA user_version={SCHEMA + 1}")
+    database.close()
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(StoreError, match=f"newer version .schema {SCHEMA + 1}, this one knows {SCHEMA}.; use that"):
+        Store(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / FILE)
+    database.execute("CREATE TABLE theirs (a)")
+    database.commit()
+    database.close()
+    with pytest.raises(StoreError, match="of another program; move it away"):
+        Store(tmp_path)
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(StoreError, match=FILE):
+        Store(tmp_path)
+
+
+def test_a_database_names_its_program(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    assert int.from_bytes((tmp_path / FILE).read_bytes()[68:72], "big") == APPLICATION
