@@ -23,6 +23,7 @@ from bench.messages.measure import (
     measure_large,
     measure_latency,
     measure_rate,
+    measure_rate_batches,
     measure_rate_both,
 )
 from bench.messages.rows import MESSAGE_ROWS
@@ -39,6 +40,7 @@ STEPS: Final[tuple[tuple[tuple[str, ...], Callable[[Line, Amounts], Figures]], .
     (("api", "api_p99"), measure_api),
     (("latency", "latency_p99"), measure_latency),
     (("rate",), measure_rate),
+    (("rate_batches",), measure_rate_batches),
     (("rate_both",), measure_rate_both),
     (("large",), measure_large),
     (("huge",), measure_huge),

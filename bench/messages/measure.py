@@ -31,6 +31,8 @@ SMALL_BYTES: Final = 100
 SENDERS: Final = 8
 READERS: Final = 4
 CLIENTS: Final = 50
+CALLS: Final = 50
+"""In one batch of JSON-RPC."""
 CALL_SECONDS: Final = 120.0
 SETTLE_SECONDS: Final = 2.0
 SAMPLE: Final = 200
@@ -56,9 +58,11 @@ QUICK: Final = Amounts(messages=1000, pings=50, api_seconds=2.0, large=1)
 class Tool:
     """One run of the load inside a node's namespace, under way."""
 
-    def __init__(self, node: Node, *arguments: object) -> None:
-        command = node.namespace.command([sys.executable, "-m", "bench.messages.load", *map(str, arguments)])
-        self._what = f"{arguments[0]} at {node}"
+    def __init__(self, node: Node, kind: str, *arguments: object) -> None:
+        command = node.namespace.command(
+            [sys.executable, "-m", "bench.messages.calls", kind, *map(json.dumps, arguments)]
+        )
+        self._what = f"{kind} at {node}"
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def result(self, timeout: float = CALL_SECONDS) -> dict[str, Any]:
@@ -81,16 +85,26 @@ def measure_rate(line: Line, amounts: Amounts) -> Figures:
     return {"rate": _rate([(line.first, line.last)], amounts.messages)}
 
 
+def measure_rate_batches(line: Line, amounts: Amounts) -> Figures:
+    """The same by JSON-RPC, many calls in one request."""
+    return {"rate_batches": _rate([(line.first, line.last)], amounts.messages, CALLS)}
+
+
 def measure_rate_both(line: Line, amounts: Amounts) -> Figures:
     """The same both ways at once."""
     return {"rate_both": _rate([(line.first, line.last), (line.last, line.first)], amounts.messages)}
 
 
-def _rate(ways: list[tuple[Node, Node]], count: int) -> float:
-    readers = [Tool(receiver, "pop", API_PORT, READERS, count) for _, receiver in ways]
-    senders = [
-        Tool(sender, "push", API_PORT, SENDERS, count, MESSAGE_BYTES, receiver.address) for sender, receiver in ways
-    ]
+def _rate(ways: list[tuple[Node, Node]], count: int, batch: int = 1) -> float:
+    if batch == 1:
+        readers = [Tool(receiver, "pop", API_PORT, READERS, count) for _, receiver in ways]
+        senders = [Tool(one, "push", API_PORT, SENDERS, count, MESSAGE_BYTES, other.address) for one, other in ways]
+    else:
+        readers = [Tool(receiver, "pop_batches", RPC_PORT, READERS, count, batch) for _, receiver in ways]
+        senders = [
+            Tool(one, "push_batches", RPC_PORT, SENDERS, count, MESSAGE_BYTES, other.address, batch)
+            for one, other in ways
+        ]
     begin = min(tool.result()["begin"] for tool in senders)
     ends = [tool.result() for tool in readers]
     missing = sum(count - end["different"] for end in ends)

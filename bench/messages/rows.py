@@ -7,8 +7,9 @@ from bench.rows import Row
 INBOX_MESSAGES: Final = 100_000
 
 MESSAGE_ROWS: Final = (
-    Row("rate", "messages of 1 KB, one way", "1/s", True),
-    Row("rate_both", "messages of 1 KB, both ways at once, sum", "1/s", True),
+    Row("rate", "messages of 1 KB, one way, each a call of HTTP", "1/s", True),
+    Row("rate_batches", "messages of 1 KB, one way, 50 calls of JSON-RPC in a request", "1/s", True),
+    Row("rate_both", "messages of 1 KB, both ways at once, each a call of HTTP, sum", "1/s", True),
     Row("large", "one message of 7 MB, JSON-RPC", "MB/s", True),
     Row("huge", "one message of 100 MB, raw transfer", "MB/s", True),
     Row("latency", "100 bytes, send to pop, median", "ms", False),

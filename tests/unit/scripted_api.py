@@ -39,6 +39,7 @@ class ScriptedApi:
     answers: Answers = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     port: int = 0
+    prefix: str = "/api/v1"
 
     @property
     def address(self) -> str:
@@ -54,18 +55,18 @@ class ScriptedApi:
         """One more answer to `method path`, in JSON unless `value` is bytes; the last one is given again and again."""
         body = value if isinstance(value, bytes) else b"" if value is None else json.dumps(value).encode()
         named = {name.replace("_", "-"): text for name, text in headers.items()}
-        self.answers.setdefault((method, f"/api/v1{path}"), []).append((status, named, body))
+        self.answers.setdefault((method, self.prefix + path), []).append((status, named, body))
 
     @property
     def asked(self) -> list[str]:
         """Method and path of every call, in order."""
-        return [f"{call.method} {call.path.removeprefix('/api/v1')}" for call in self.calls]
+        return [f"{call.method} {call.path.removeprefix(self.prefix)}" for call in self.calls]
 
 
 @contextmanager
-def scripted_api() -> Iterator[ScriptedApi]:
-    """A server for the duration of a test."""
-    api = ScriptedApi()
+def scripted_api(prefix: str = "/api/v1") -> Iterator[ScriptedApi]:
+    """A server for the duration of a test, all of whose paths begin with `prefix`."""
+    api = ScriptedApi(prefix=prefix)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
