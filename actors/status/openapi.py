@@ -109,7 +109,7 @@ def _refusal(status: HTTPStatus, schemas: Schemas) -> Mapping[str, Any]:
             "description": "A part of the node does not answer, and is named; or the node has no room, in a text.",
             "content": {JSON: {"schema": schemas.of(Unavailable)}, TEXT: text},
         }
-    if status is HTTPStatus.NOT_FOUND:
-        # Some of them have a text, which needs no schema to be shown.
-        return {"description": status.phrase}
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST):
+        # Like those of the reference: some have a text, some have none.
+        return {"description": f"{status.phrase}; a text may say why."}
     return {"description": status.phrase, "content": {TEXT: text}}

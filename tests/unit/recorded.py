@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -42,7 +43,7 @@ def differences(case: dict[str, Any], expected: Any, actual: Any) -> list[str]:
     problems = [
         f"{path}: lacks /{wanted}/"
         for path, wanted in case.get("must", {}).items()
-        for holder, key in _places(actual, path)
+        for holder, key in places(actual, path)
         if not re.search(wanted, _text(holder[key]), re.DOTALL)
     ]
     if case.get("must_only"):
@@ -58,37 +59,44 @@ def differences(case: dict[str, Any], expected: Any, actual: Any) -> list[str]:
 def _softened(answer: Any, case: dict[str, Any], problems: list[str] | None) -> Any:
     answer = copy.deepcopy(answer)
     for rule in case.get("volatile", []):
-        for holder, key in _places(answer, rule.get("path") or rule["in"]):
+        for holder, key in places(answer, rule.get("path") or rule["in"]):
             if "path" not in rule:
                 if isinstance(holder[key], str):
                     holder[key] = re.sub(rule["regex"], rule.get("as", "<v>"), holder[key])
                 continue
             if problems is not None and "is" in rule and not re.fullmatch(rule["is"], _text(holder[key]), re.DOTALL):
                 problems.append(f"{rule['path']}: {holder[key]!r} is not /{rule['is']}/")
+            low, high = rule.get("between", (-inf, inf))
+            if problems is not None and "between" in rule and not low <= holder[key] <= high:
+                problems.append(f"{rule['path']}: {holder[key]!r} is not between {low} and {high}")
             holder[key] = "<volatile>"
     for path in case.get("free", []):
-        for holder, key in _places(answer, path):
+        for holder, key in places(answer, path):
             holder[key] = "<free>"
     for path in case.get("unordered", []):
-        for holder, key in _places(answer, path):
+        for holder, key in places(answer, path):
             holder[key] = sorted(holder[key], key=lambda part: json.dumps(part, sort_keys=True))
     return answer
 
 
-def _places(value: Any, path: str) -> Iterator[tuple[Any, Any]]:
-    places: list[tuple[Any, Any]] = [({"root": value}, "root")]
-    for token in re.findall(r"\[\*\]|\.[A-Za-z0-9_-]+|\['[^']*'\]", path[1:]):
+def places(value: Any, path: str) -> Iterator[tuple[Any, Any]]:
+    """Each place that `path` names: what holds it, and its name or number there; `[*]` is every part."""
+    reached: list[tuple[Any, Any]] = [({"root": value}, "root")]
+    for token in re.findall(r"\[\*\]|\[\d+\]|\.[A-Za-z0-9_-]+|\['[^']*'\]", path[1:]):
         found: list[tuple[Any, Any]] = []
-        for holder, key in places:
+        for holder, key in reached:
             here = holder[key]
-            if token == "[*]":
+            if token == "[*]" and isinstance(here, list | dict):
                 found += [(here, name) for name in (range(len(here)) if isinstance(here, list) else here)]
+            elif token[1].isdigit():
+                if isinstance(here, list) and int(token[1:-1]) < len(here):
+                    found.append((here, int(token[1:-1])))
             else:
                 name = token[2:-2] if token[0] == "[" else token[1:]
                 if isinstance(here, dict) and name in here:
                     found.append((here, name))
-        places = found
-    yield from places
+        reached = found
+    yield from reached
 
 
 def _contains(whole: Any, part: Any) -> bool:
