@@ -168,6 +168,7 @@ def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
             around.config.ways,
             around.peers_memory,
             around.config.peers,
+            subnet_of(address_of(around.public_key)).network[:8],
             around.kept_links(),
             *around.link_numbers(),
         )

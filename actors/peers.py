@@ -106,6 +106,8 @@ class PeersConfig:
     """Descriptor of the memory file: peers added and removed since the node's start."""
     endpoints: tuple[str, ...]
     """From the command line or the configuration."""
+    own_subnet: bytes
+    """The first 8 bytes of the own addresses."""
     kept: tuple[KeptLink, ...]
     """Links of a predecessor."""
     first_process: int
@@ -140,6 +142,7 @@ class Peers:
         self._counters = runtime.counters
         self._log = runtime.log
         self._answers = Answers(runtime)
+        self._own_subnet = config.own_subnet
         self._table = PeerTable()
         self._memory = MemoryFile(config.memory)
         self._configured = frozenset(config.endpoints)
@@ -157,6 +160,7 @@ class Peers:
         self._strangers = Budget(HANDSHAKES_PER_SECOND)
         self._lines = Budget(LINES_PER_SECOND)
 
+        runtime.gauges.queue("peers", lambda: len(self._table))
         runtime.gauges.queue("dialling", lambda: len(self._dialling) + len(self._opening))
         runtime.gauges.queue("silent_connections", lambda: len(self._silent))
         runtime.on(AddPeer, self._on_add)
@@ -194,6 +198,7 @@ class Peers:
         for endpoint in self._table.take_due(self._loop.now()):
             token, self._next_token = self._next_token, self._next_token + 1
             self._opening[token] = endpoint
+            self._counters["dials.started"] += 1
             self._runtime.tell_supervisor(OpenSocket(token, _kind_of(Endpoint.parse(endpoint))))
         self._plan()
 
@@ -430,6 +435,7 @@ class Peers:
         except (EndpointError, PeeringError) as error:
             self._answer(sender, message.token, Outcome.REFUSED, error)
             return
+        self._counters["peers.added"] += 1
         self._remember(True, str(endpoint))
         self._answer(sender, message.token, Outcome.DONE, "")
         self._dial_due()
@@ -490,6 +496,8 @@ class Peers:
     def _on_traffic(self, _sender: bytes, message: Traffic) -> None:
         self._table.moved(message.link, message.received_octets, message.sent_octets)
         for pair in message.pairs:
+            own = pair.destination.startswith(self._own_subnet)
+            self._counters["packets.local" if own else "packets.forwarded"] += pair.packets
             self._by_source.add(pair.source, pair.packets, pair.octets)
             self._by_destination.add(pair.destination, pair.packets, pair.octets)
 

@@ -59,7 +59,7 @@ from protocol.mycelium.identity import ROUTER_ID_RANDOM_BYTES, address_of, route
 from protocol.mycelium.routing.events import LinkDead, RouteChanged, Saved, Send
 from protocol.mycelium.routing.router import Router
 from protocol.mycelium.routing.state import SavedState, pack_record, unpack_record
-from protocol.mycelium.tlv import decode, encode
+from protocol.mycelium.tlv import Hello, Ihu, RouteRequest, SeqnoRequest, Update, decode, encode
 from protocol.prefix import Prefix, subnet_of
 
 COMPACT_BYTES: Final = 4 << 20
@@ -72,6 +72,14 @@ REMIND_FOR_SECONDS: Final = 3.0
 """For so long after a change data actors hear its number again: whoever lost the last one would not know."""
 RECENT_SECONDS: Final = 2.0
 """What was sent to a link so lately may have died with its process."""
+_HANDLING: Final = {
+    Hello: "handling_ns.hello",
+    Ihu: "handling_ns.ihu",
+    Update: "handling_ns.update",
+    RouteRequest: "handling_ns.route_request",
+    SeqnoRequest: "handling_ns.seqno",
+}
+"""Where the time that a kind of TLV takes is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +186,9 @@ class RouterActor:
         try:
             for packet in split_control(packets):
                 for tlv in decode(packet).tlvs:
+                    begin = time.perf_counter_ns()
                     self._router.receive(link, tlv, now)
+                    self._counters[_HANDLING[type(tlv)]] += time.perf_counter_ns() - begin
         except WireError as error:
             # The link looked at them; whoever sent this is no link of ours.
             self._counters["frames.malformed"] += 1
@@ -273,7 +283,8 @@ class RouterActor:
             self._loop.call_after(REMIND_SECONDS, self._remind)
 
     def _send_control(self, link: int, packets: bytes) -> None:
-        self._runtime.send(actor_of(link).encode(), SendControl(link, packets))
+        if not self._runtime.send(actor_of(link).encode(), SendControl(link, packets)):
+            self._counters["control.link_gone"] += 1
         kept = self._recent.setdefault(link, deque(maxlen=RECENT_SENDS))
         kept.append((self._loop.now(), packets))
 

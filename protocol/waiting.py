@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from protocol.queues import QueueError
@@ -30,19 +31,17 @@ class WaitingPackets:
     loses its oldest: it is the one least likely to be found.
     """
 
-    refused: int
-    """Packets not taken, since the start."""
-    evicted: int
-    """Packets that had to make room for younger ones."""
-
-    def __init__(self, limits: WaitLimits | None = None) -> None:
+    def __init__(
+        self, limits: WaitLimits | None = None, tally: Counter[str] | None = None, name: str = "waiting"
+    ) -> None:
+        """`tally` counts what happens, as `name.enqueued`, `.dequeued`, `.expired`, `.refused` and `.evicted`."""
         self._limits = limits or WaitLimits()
         # Lists, because most prefixes have one packet waiting: an empty deque takes 600 bytes.
         self._queues: dict[bytes, list[tuple[float, bytes]]] = {}
         self._packets = 0
         self._bytes = 0
-        self.refused = 0
-        self.evicted = 0
+        self._tally: Counter[str] = Counter() if tally is None else tally
+        self._name = name
 
     def __len__(self) -> int:
         """How many packets wait."""
@@ -61,14 +60,15 @@ class WaitingPackets:
         """Lets `packet` wait for the /64 `prefix` (8 bytes) from `now` on, monotonic seconds; False when refused."""
         waiting = self._queues.get(prefix)
         if len(packet) > self._limits.total_bytes or (waiting and len(waiting) >= self._limits.prefix_packets):
-            self.refused += 1
+            self._tally[f"{self._name}.refused"] += 1
             return False
         while self._packets >= self._limits.total_packets or self._bytes + len(packet) > self._limits.total_bytes:
             self._pop(next(iter(self._queues)))
-            self.evicted += 1
+            self._tally[f"{self._name}.evicted"] += 1
         self._queues.setdefault(prefix, []).append((now, packet))
         self._packets += 1
         self._bytes += len(packet)
+        self._tally[f"{self._name}.enqueued"] += 1
         return True
 
     def take(self, prefix: bytes) -> list[bytes]:
@@ -76,6 +76,8 @@ class WaitingPackets:
         packets = [packet for _, packet in self._queues.pop(prefix, ())]
         self._packets -= len(packets)
         self._bytes -= sum(map(len, packets))
+        if packets:
+            self._tally[f"{self._name}.dequeued"] += len(packets)
         return packets
 
     def prefixes(self) -> list[bytes]:
@@ -90,6 +92,7 @@ class WaitingPackets:
             while (waiting := self._queues.get(prefix)) and now - waiting[0][0] > max_age:
                 packets.append(self._pop(prefix))
             if packets:
+                self._tally[f"{self._name}.expired"] += len(packets)
                 expired.append((prefix, packets))
         return expired
 

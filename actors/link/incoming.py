@@ -104,7 +104,7 @@ class Incoming:
         self._position = 0
         self._flows: dict[bytes, _Flow] = {}
         self._used: set[bytes] = set()
-        self._waiting = WaitingPackets()
+        self._waiting = WaitingPackets(tally=runtime.counters)
         self._reports = Budget(REPORTS_PER_SECOND)
         self._resolves = Budget(RESOLVES_PER_SECOND)
         self._to_router: deque[bytes] = deque()

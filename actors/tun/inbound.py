@@ -72,7 +72,7 @@ class Inbound:
         self.gate: Gate | None = None
         """Who may come in, where not everybody may."""
         self._sources: dict[bytes, Remote] = {}
-        self._waiting = WaitingPackets()
+        self._waiting = WaitingPackets(tally=runtime.counters, name="unopened")
         self.resolves = Budget(RESOLVES_PER_SECOND)
         """New senders that peers may have us ask for."""
         self._coalescer = Coalescer(udp=udp_offload)

@@ -73,7 +73,7 @@ class Outbound:
         self._header = bytearray(HEADER_LENGTH)
         self._flows: dict[bytes, Flow] = {}
         self._used: set[bytes] = set()
-        self._waiting = WaitingPackets()
+        self._waiting = WaitingPackets(tally=runtime.counters)
         self.resolves = Budget(RESOLVES_PER_SECOND)
         """New prefixes that the host may have us ask for; the whole network hears of each."""
         self._queues: dict[int, FlowQueue[_Host]] = {}

@@ -653,39 +653,44 @@ def test_packets_come_back_in_order_of_arrival() -> None:
 
 
 def test_full_prefix_refuses_the_newest() -> None:
-    waiting = WaitingPackets(WaitLimits(prefix_packets=2))
+    tally: Counter[str] = Counter()
+    waiting = WaitingPackets(WaitLimits(prefix_packets=2), tally, "w")
     assert [waiting.add(NEAR, bytes([number]), 0.0) for number in range(3)] == [True, True, False]
     assert waiting.add(FAR, b"x", 0.0)
     assert waiting.take(NEAR) == [b"\0", b"\1"]
-    assert (waiting.refused, waiting.evicted) == (1, 0)
+    assert tally == {"w.enqueued": 3, "w.refused": 1, "w.dequeued": 2}
 
 
 def test_prefix_that_has_waited_longest_makes_room_when_there_are_too_many() -> None:
-    waiting = WaitingPackets(WaitLimits(total_packets=3))
+    tally: Counter[str] = Counter()
+    waiting = WaitingPackets(WaitLimits(total_packets=3), tally)
     for prefix, packet in ((NEAR, b"1"), (NEAR, b"2"), (FAR, b"3"), (FAR, b"4"), (FAR, b"5")):
         assert waiting.add(prefix, packet, 0.0)
     assert waiting.prefixes() == [FAR]
     assert waiting.take(FAR) == [b"3", b"4", b"5"]
-    assert waiting.evicted == 2
+    assert tally["waiting.evicted"] == 2
 
 
 def test_prefix_that_has_waited_longest_makes_room_when_there_are_too_many_bytes() -> None:
-    waiting = WaitingPackets(WaitLimits(total_bytes=10))
+    tally: Counter[str] = Counter()
+    waiting = WaitingPackets(WaitLimits(total_bytes=10), tally)
     waiting.add(NEAR, bytes(6), 0.0)
     waiting.add(FAR, bytes(4), 0.0)
     assert waiting.add(NEAR, bytes(5), 0.0)
-    assert (waiting.take(NEAR), waiting.take(FAR), waiting.evicted) == ([bytes(5)], [bytes(4)], 1)
+    assert (waiting.take(NEAR), waiting.take(FAR), tally["waiting.evicted"]) == ([bytes(5)], [bytes(4)], 1)
 
 
 def test_packet_larger_than_all_room_is_refused() -> None:
-    waiting = WaitingPackets(WaitLimits(total_bytes=10))
+    tally: Counter[str] = Counter()
+    waiting = WaitingPackets(WaitLimits(total_bytes=10), tally)
     waiting.add(NEAR, bytes(6), 0.0)
     assert not waiting.add(FAR, bytes(11), 0.0)
-    assert (len(waiting), waiting.refused) == (1, 1)
+    assert (len(waiting), tally["waiting.refused"]) == (1, 1)
 
 
 def test_packets_that_waited_too_long_are_given_back() -> None:
-    waiting = WaitingPackets()
+    tally: Counter[str] = Counter()
+    waiting = WaitingPackets(tally=tally)
     waiting.add(NEAR, b"old", 0.0)
     waiting.add(FAR, b"young", 2.0)
     waiting.add(NEAR, b"younger", 2.5)
@@ -693,6 +698,7 @@ def test_packets_that_waited_too_long_are_given_back() -> None:
     assert waiting.expire(3.5, 3.0) == [(NEAR, [b"old"])]
     assert waiting.expire(10.0, 3.0) == [(NEAR, [b"younger"]), (FAR, [b"young"])]
     assert (len(waiting), waiting.pending_bytes) == (0, 0)
+    assert tally == {"waiting.enqueued": 3, "waiting.expired": 3}
 
 
 @pytest.mark.parametrize("limits", [{"prefix_packets": 0}, {"total_packets": 0}, {"total_bytes": 0}])

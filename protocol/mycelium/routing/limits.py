@@ -46,6 +46,7 @@ COUNTERS: Final = (
     "updates_over_entry_limit",
     "triggered_updates",
     "selections",
+    "selections_after_loss",
     "route_requests",
     "route_requests_denied",
     "route_requests_too_far",

@@ -76,6 +76,8 @@ class Selection:
         `before` is `chosen()` from before the change. Returns whether an Update went to all neighbours.
         """
         self._core.counters["selections"] += 1
+        if cause is not Cause.UPDATE:
+            self._core.counters["selections_after_loss"] += 1
         best = self.best(prefix, destination)
         destination.select(best)
         if best is not None:
