@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import create_server
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 from waitress.wasyncore import close_all
 
@@ -133,6 +133,7 @@ def _channel_class(limits: BodyLimits) -> type[Any]:
 
     class Channel(HTTPChannel):  # type: ignore[misc]
         parser_class = Parser
+        task_class = _Task
 
         def handle_close(self) -> None:
             if self.request is not None:
@@ -141,6 +142,15 @@ def _channel_class(limits: BodyLimits) -> type[Any]:
             super().handle_close()
 
     return Channel
+
+
+class _Task(WSGITask):  # type: ignore[misc]
+    """Keeps the connection after an answer that has no body by its status: waitress closes it for lack of a length."""
+
+    def set_close_on_finish(self) -> None:
+        asked = self.request.headers.get("CONNECTION", "").lower() == "close"
+        if asked or self.has_body or self.version != "1.1":
+            super().set_close_on_finish()
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]

@@ -251,6 +251,17 @@ def test_nasty_body_is_refused(api: Served, body: bytes, expected: int) -> None:
     assert len(api.node.peers) == 1
 
 
+@pytest.mark.parametrize(("asked", "stays"), [({}, True), ({"Connection": "close"}, False)])
+def test_connection_stays_after_an_answer_without_a_body(api: Served, asked: dict[str, str], stays: bool) -> None:
+    api.node.add("tcp://192.0.2.1:1")
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
+    connection.request("DELETE", "/api/v1/admin/peers/tcp%3A%2F%2F192.0.2.1%3A1", headers=asked)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    assert (answer.status, not answer.will_close) == (204, stays)
+
+
 def test_absolute_request_target_is_understood(api: Served) -> None:
     assert api.call("GET", f"http://127.0.0.1:{api.port}/api/v1/admin?x=1")["status"] == 200
 
