@@ -29,9 +29,14 @@ _septate() {
     done
     [[ $current == "=" || $current == ":" ]] && current=
     case $awaited in
-        --config-file | --key-file | --msg-path | -c | -k)
+        --config-file | --key-file | --msg-path | --network-key-file | --topic-config | --unix-listen | -c | -k)
             compopt -o filenames 2>/dev/null
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
+            return
+            ;;
+        --cdn-cache | --message-dir)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -d -- "$current")
             return
             ;;
         --log-format)
@@ -44,7 +49,7 @@ _septate() {
     case $path in
         "septate")
             commands="actors allow generate-keys help inspect message peers proxy routes stats tap"
-            options="-V --version --instance --enable-dns --vsock-listen-port --network-key-file --network-name --unix-listen --allow --cdn-cache --message-dir --topic-config --update-workers --firewall-mark --metrics-api-address --tun-name --no-tun --jsonrpc-addr --api-body-limit --api-addr --peer-discovery-interface --disable-peer-discovery --peer-discovery-port -q --quic-listen-port --disable-quic -t --tcp-listen-port --peers --log-format --silent -d --debug -k --key-file -c --config-file -h --help"
+            options="-c --config-file -k --key-file -d --debug --silent --log-format --peers -t --tcp-listen-port --disable-quic -q --quic-listen-port --peer-discovery-port --disable-peer-discovery --peer-discovery-interface --api-addr --api-body-limit --jsonrpc-addr --no-tun --tun-name --metrics-api-address --firewall-mark --update-workers --topic-config --message-dir --cdn-cache --allow --unix-listen --network-name --network-key-file --vsock-listen-port --enable-dns --instance -V --version -h --help"
             ;;
         "septate actors")
             commands=""

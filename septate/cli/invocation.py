@@ -67,8 +67,12 @@ pass_invocation: Final = click.make_pass_decorator(Invocation, ensure=True)
 def file_options(command: _F) -> _F:
     """Adds the options that are legal before and after every subcommand: -k and -c."""
     for names, attribute, text in (
-        (("-c", "--config-file"), "config_file", "Path to the configuration file."),
-        (("-k", "--key-file"), "key_file", "Path to the secret key file."),
+        (("-c", "--config-file"), "config_file", "Configuration file. [$XDG_CONFIG_HOME/mycelium/mycelium.toml]"),
+        (
+            ("-k", "--key-file"),
+            "key_file",
+            "Secret key, made when a node starts without one. [$XDG_DATA_HOME/mycelium/priv_key.bin]",
+        ),
     ):
         command = click.option(
             *names,

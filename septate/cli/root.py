@@ -26,6 +26,8 @@ from septate.cli.tap import tap
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ADDRESS = Parsed("ip:port", SocketAddress.parse)
 _ENDPOINT = Parsed("endpoint", lambda text: str(Endpoint.parse(text)))
+_FILE = click.Path()
+_FOLDER = click.Path(file_okay=False)
 
 
 def _rule(text: str) -> str:
@@ -37,6 +39,11 @@ def _rule(text: str) -> str:
 
 class _Program(Group):
     """The outermost command, whose `--peers` takes several words."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """From the last of the declarations below to the first, as help and manual show them."""
+        *declared, help_option = super().get_params(ctx)
+        return [*reversed(declared), help_option]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """click's own, after `--peers A B` became something it knows."""
@@ -62,9 +69,9 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
 @_value("--instance", kind=click.STRING, text="Name of this node among those on the machine.")
 @_switch("--enable-dns", "Enable the DNS forwarder (not in this version).")
 @_value("--vsock-listen-port", kind=Number(0, MAX_U32), text="Port for vsock connections of peers.")
-@_value("--network-key-file", kind=click.STRING, text="Key of a private network: a file of 32 bytes.")
+@_value("--network-key-file", kind=_FILE, text="Key of a private network: a file of 32 bytes.")
 @_value("--network-name", kind=click.STRING, text="Name of a private network: only peers with its key are let in.")
-@_value("--unix-listen", kind=click.STRING, text="Unix socket for connections of peers on this machine.")
+@_value("--unix-listen", kind=_FILE, text="Unix socket for connections of peers on this machine.")
 @click.option(
     "--allow",
     cls=RepeatedOption,
@@ -72,9 +79,9 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
     metavar="RULE",
     help="Let only this in from the overlay, such as 'any icmp' or '5ea::/16 tcp/22'; may be given again.",
 )
-@_value("--cdn-cache", kind=click.STRING, text="Enable the CDN with this cache directory (not in this version).")
-@_value("--message-dir", kind=click.STRING, text="Folder for the database of messages.")
-@_value("--topic-config", kind=click.STRING, text="Rules about topics of messages: who may send, what is forwarded.")
+@_value("--cdn-cache", kind=_FOLDER, text="Enable the CDN with this cache directory (not in this version).")
+@_value("--message-dir", kind=_FOLDER, text="Folder for the database of messages.")
+@_value("--topic-config", kind=_FILE, text="Rules about topics of messages: who may send, what is forwarded.")
 @_value("--update-workers", kind=Number(1, config.MAX_UPDATE_WORKERS), text="Accepted for compatibility. [1]")
 @_value("--firewall-mark", kind=Number(0, MAX_U32), text="Linux firewall mark (SO_MARK) of sockets towards peers.")
 @_value("--metrics-api-address", kind=_ADDRESS, text="Address of Prometheus metrics; none without it.")
