@@ -5,6 +5,8 @@ Everything that knows how uvicorn is built stands here.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import threading
 from typing import Any, Final
@@ -15,6 +17,7 @@ from actors.rpc.dialect import MAX_BYTES
 
 KEEP_ALIVE_S: Final = 60
 _STOP_S: Final = 2.0
+_TICK_S: Final = 1.0
 _ABOVE_MAX_BYTES: Final = 1 << 20
 """A WebSocket message that is larger than what may be called, but not by much, is told so; more ends the connection."""
 
@@ -41,7 +44,7 @@ class Server:
         )
         # Now, or the protocols would be imported in the middle of the first call.
         config.load()
-        self._server = uvicorn.Server(config)
+        self._server = _Uvicorn(config)
         self._thread = threading.Thread(target=self._run, name="rpc", daemon=True)
 
     @property
@@ -63,5 +66,29 @@ class Server:
 
     def stop(self) -> None:
         """Finishes what is in hand, for a moment, and closes all connections and the socket."""
-        self._server.should_exit = True
+        self._server.leave()
         self._thread.join(_STOP_S)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Wakes up once a second, for the Date header: the original does so ten times, to see whether it should end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """Serves until `leave`."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), _TICK_S)
+
+    def leave(self) -> None:
+        """Ends it; from any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                # It may have ended by itself.
+                self._loop.call_soon_threadsafe(self._leaving.set)
