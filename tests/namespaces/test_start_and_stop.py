@@ -154,7 +154,7 @@ def test_node_without_its_api_port_says_so_and_runs(lab: Lab, place: Namespace) 
         (line,) = error_lines(node.log_path.read_text())
         roles = {actor.role for actor in node.actors()}
     assert "--api-addr" in line
-    assert roles == {"supervisor", "router", "tun", "peers", "rpc"}
+    assert roles == {"supervisor", "router", "tun", "peers", "messagebox", "rpc"}
 
 
 def test_node_without_a_device_relays_and_answers_for_its_key(lab: Lab) -> None:
