@@ -2,7 +2,7 @@
 
 Owns      the configuration; listening sockets; the TUN descriptor; the router's memory file; the runtime folder
 Rights    those it was started with (CAP_NET_ADMIN for the TUN device and socket marks); never the node key
-Receives  Hello, Ready, Heartbeat, OpenSocket, SpawnLink, EndLink, AskActors
+Receives  Hello, Ready, Heartbeat, OpenSocket, OpenDatagramSocket, SpawnLink, EndLink, AskActors
 Sends     Stop, SocketOpened, LinkGone, ActorList
 Dies      systemd starts the node again; the kernel kills all children with it
 
@@ -52,6 +52,7 @@ from protocol.frames import (
     Heartbeat,
     Hello,
     LinkGone,
+    OpenDatagramSocket,
     OpenSocket,
     Ready,
     Role,
@@ -214,6 +215,9 @@ class Supervisor:
         config, log = self._config, self._log
         stream = Protocol.TLS if config.ways.private else Protocol.TCP
         found = [Listener(openings.listen_for_peers(config.tcp_listen_port, config.firewall_mark, log), stream)]
+        if config.ways.quic:
+            opened = openings.listen_for_quic(config.quic_listen_port, config.firewall_mark, log)
+            found.append(Listener(opened, Protocol.QUIC))
         if config.vsock_listen_port is not None:
             found.append(Listener(openings.listen_on_vsock(config.vsock_listen_port, log), Protocol.VSOCK))
         if config.unix_listen is not None:
@@ -449,6 +453,8 @@ class Supervisor:
                 self._announce()
             case OpenSocket():
                 self._open_socket(child, message)
+            case OpenDatagramSocket():
+                self._open_datagram_socket(child, message)
             case SpawnLink() if self._around is not None:
                 self._spawn_link(child, self._around, message, descriptors)
             case EndLink():
@@ -481,6 +487,13 @@ class Supervisor:
         except openings.OpeningError as error:
             self._tell(child.name, SocketOpened(message.token, str(error)))
 
+    def _open_datagram_socket(self, child: Child, message: OpenDatagramSocket) -> None:
+        try:
+            with openings.datagram_socket(message.local, message.remote, self._config.firewall_mark) as opened:
+                self._tell(child.name, SocketOpened(message.token, ""), (opened.fileno(),))
+        except openings.OpeningError as error:
+            self._tell(child.name, SocketOpened(message.token, str(error)))
+
     def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, descriptors: list[int]) -> None:
         if refusal := self._why_no_link(descriptors):
             self._tell(child.name, LinkGone(message.link, f"refused: {refusal}"))
@@ -502,7 +515,13 @@ class Supervisor:
         else:
             host.links[message.link] = connection
             adopt = AdoptLink(
-                message.link, message.endpoint, message.outbound, message.transport, base.sent, base.received
+                message.link,
+                message.endpoint,
+                message.outbound,
+                message.transport,
+                message.opening,
+                base.sent,
+                base.received,
             )
             # To a process that is just being restarted nothing need be said: it is born with all its links.
             self._tell(host.name, adopt, connection.descriptors())

@@ -81,11 +81,10 @@ def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
 
 def links(around: Surroundings, process: str, connections: Connections) -> Birth[link_actor.HostConfig]:
     """A process of links. `connections` are those it has, asked in a newborn child like the rest."""
-    own_subnet = subnet_of(address_of(around.public_key)).network[:8]
 
     def prepare() -> link_actor.HostConfig:
         found = tuple(connection.config() for connection in connections.values())
-        return link_actor.HostConfig(own_subnet, _network(around.config), around.arenas.current(process), found)
+        return link_actor.HostConfig(around.public_key, _network(around.config), around.arenas.current(process), found)
 
     def own() -> tuple[int, ...]:
         arena = around.arenas.current(process)

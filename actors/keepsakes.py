@@ -106,6 +106,7 @@ class Connection:
             endpoint=self.message.endpoint,
             outbound=self.message.outbound,
             transport=self.message.transport,
+            opening=self.message.opening,
             ledger=self.ledger,
             base=self.base(),
             resumed=self.resumed,

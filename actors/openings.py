@@ -14,10 +14,16 @@ from typing import Final
 
 from actors.runtime.logs import Log
 from protocol.frames import SocketKind
+from protocol.mycelium.endpoint import EndpointError, SocketAddress
 
 BACKLOG: Final = 512
 MOST_DESCRIPTORS: Final = 8192
 """The usual 1024 would end the node at a few hundred peers."""
+
+
+DATAGRAM_BUFFER_BYTES: Final = 4 << 20
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
 
 
 class OpeningError(Exception):
@@ -40,6 +46,63 @@ def listen_for_peers(port: int, mark: int | None, log: Log) -> int:
             "Choose another --tcp-listen-port"
         )
         return -1
+
+
+def listen_for_quic(port: int, mark: int | None, log: Log) -> int:
+    """A UDP socket on all addresses, which connections share the port with; -1 and a line in the log where it can't."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
+            # One that shares its port would share it with another node of this user, too.
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind(("::", port))
+            port = probe.getsockname()[1]
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as listener:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            _mark(listener, mark)
+            _enlarge(listener)
+            listener.bind(("::", port))
+            return listener.detach()
+    except OSError as error:
+        log.error(
+            f"cannot listen for peers on QUIC port {port} (UDP): {error.strerror}; this node dials QUIC only. "
+            "Choose another --quic-listen-port, or --disable-quic"
+        )
+        return -1
+
+
+def datagram_socket(local: str, remote: str, mark: int | None) -> socket.socket:
+    """A UDP socket connected to `remote`, sharing the port of `local` unless that is empty. Raises `OpeningError`."""
+    try:
+        target = SocketAddress.parse(remote)
+        opened = socket.socket(socket.AF_INET6 if target.is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    except (EndpointError, OSError) as error:
+        raise OpeningError(f"cannot open a UDP socket to {remote}: {error}") from error
+    try:
+        opened.setblocking(False)
+        _mark(opened, mark)
+        _enlarge(opened)
+        if local:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            opened.bind(SocketAddress.parse(local).sockaddr())
+        opened.connect(target.sockaddr())
+    except (EndpointError, OSError) as error:
+        opened.close()
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, PermissionError) and mark is not None:
+            raise OpeningError(f"cannot set --firewall-mark {mark}: {reason}; CAP_NET_ADMIN is needed") from error
+        raise OpeningError(f"{reason}") from error
+    return opened
+
+
+def _enlarge(opened: socket.socket) -> None:
+    """Room for what comes while the link is busy: the kernel's default is a millisecond of a fast sender's."""
+    for forced, asked in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, forced, DATAGRAM_BUFFER_BYTES)
+        except PermissionError:
+            opened.setsockopt(socket.SOL_SOCKET, asked, DATAGRAM_BUFFER_BYTES)
 
 
 def listen_on_vsock(port: int, log: Log) -> int:

@@ -2,8 +2,10 @@
 
 Owns      the peer table; connections that are being made or have not said anything yet; counts by address
 Rights    no node key, no capability; may dial; the listening socket and marked sockets come from the supervisor
-Receives  AddPeer, RemovePeer, AskPeers, AskTraffic, Traffic; SocketOpened, LinkGone (supervisor)
-Sends     OpenSocket, SpawnLink, EndLink (supervisor); Answer, PeerList, TrafficList
+Receives  AddPeer, RemovePeer, AskPeers, AskTraffic; Traffic, LinkOpened, ConnectionIds (links);
+          SocketOpened, LinkGone (supervisor)
+Sends     OpenSocket, OpenDatagramSocket, SpawnLink, EndLink (supervisor); ForwardedDatagram (links);
+          Answer, PeerList, TrafficList
 Dies      links stay; its successor is told which there are, finds added peers in the memory file, and goes on
 """
 
@@ -20,6 +22,7 @@ from typing import Final
 
 import msgpack
 
+from actors.quic_listener import BUSY, QuicListener, Stranger
 from actors.runtime.actor import Runtime
 from actors.runtime.answers import Answers, LongAnswer
 from actors.runtime.budget import Budget
@@ -35,6 +38,7 @@ from protocol.frames import (
     EndLink,
     LinkGone,
     LinkOpened,
+    OpenDatagramSocket,
     OpenSocket,
     Outcome,
     PeerList,
@@ -85,7 +89,7 @@ class KeptLink:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening stream socket."""
+    """A socket where strangers come in."""
 
     descriptor: int
     transport: Protocol
@@ -157,7 +161,7 @@ class Peers:
         self._ways = config.ways
         self._guests = itertools.count(1)
         self._handshakes = Handshakes()
-        self._strangers = Budget(HANDSHAKES_PER_SECOND)
+        self._new_strangers = Budget(HANDSHAKES_PER_SECOND)
         self._lines = Budget(LINES_PER_SECOND)
 
         runtime.gauges.queue("peers", lambda: len(self._table))
@@ -174,8 +178,19 @@ class Peers:
         runtime.on_channel(SocketOpened, self._on_socket_opened)
         runtime.on_channel(LinkGone, self._on_link_gone)
         self._restore(config)
+        self._strangers: dict[int, Stranger] = {}
+        self._quic: QuicListener | None = None
         for listener in config.listeners:
-            self._listen(listener)
+            if listener.transport is Protocol.QUIC:
+                self._quic = QuicListener(
+                    runtime,
+                    listener.descriptor,
+                    is_busy=lambda: self._handshakes.of_strangers + len(self._strangers) >= BUSY,
+                    may_begin=lambda remote: self._may_shake_hands(str(Endpoint(Protocol.QUIC, remote))),
+                    begin=self._open_for,
+                )
+            else:
+                self._listen(listener)
         self._loop.call_after(0, self._dial_due)
 
     # --- dialling ---------------------------------------------------------------------------------------------------
@@ -195,12 +210,19 @@ class Peers:
             self._table.kept(link.endpoint, link.number, link.outbound, now, link.age)
 
     def _dial_due(self) -> None:
-        for endpoint in self._table.take_due(self._loop.now()):
-            token, self._next_token = self._next_token, self._next_token + 1
-            self._opening[token] = endpoint
+        for text in self._table.take_due(self._loop.now()):
+            endpoint, token = Endpoint.parse(text), self._token()
+            self._opening[token] = text
             self._counters["dials.started"] += 1
-            self._runtime.tell_supervisor(OpenSocket(token, _kind_of(Endpoint.parse(endpoint))))
+            if endpoint.protocol is Protocol.QUIC:
+                self._runtime.tell_supervisor(OpenDatagramSocket(token, "", str(endpoint.address)))
+            else:
+                self._runtime.tell_supervisor(OpenSocket(token, _kind_of(endpoint)))
         self._plan()
+
+    def _token(self) -> int:
+        token, self._next_token = self._next_token, self._next_token + 1
+        return token
 
     def _plan(self) -> None:
         if self._timer is not None:
@@ -209,11 +231,17 @@ class Peers:
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._dial_due)
 
     def _on_socket_opened(self, message: SocketOpened, descriptors: list[int]) -> None:
+        if message.token in self._strangers:
+            self._on_stranger_s_socket(self._strangers.pop(message.token), message, descriptors)
+            return
         endpoint = self._opening.pop(message.token)
         if not descriptors:
             self._dial_failed(endpoint, message.error)
             return
         connection = socket.socket(fileno=descriptors[0])
+        if connection.type == socket.SOCK_DGRAM:
+            self._begin_link(endpoint, connection)
+            return
         connection.setblocking(False)
         code = connection.connect_ex(Endpoint.parse(endpoint).address.sockaddr())
         if code not in (0, errno.EINPROGRESS):
@@ -234,12 +262,15 @@ class Peers:
             connection.close()
             self._dial_failed(endpoint, failure or os.strerror(code))
             return
+        self._begin_link(endpoint, connection)
+
+    def _begin_link(self, endpoint: str, connection: socket.socket) -> None:
         link, transport = self._new_link(), self._ways.transport(Endpoint.parse(endpoint))
         if transport in HANDSHAKES:
             self._handshakes.dialled(link, endpoint)
-            self._spawn(link, endpoint, True, transport, connection)
+            self._spawn(SpawnLink(link, endpoint, True, transport, b""), connection)
         elif self._connected(link, endpoint):
-            self._spawn(link, endpoint, True, transport, connection)
+            self._spawn(SpawnLink(link, endpoint, True, transport, b""), connection)
         connection.close()
 
     def _connected(self, link: int, endpoint: str) -> bool:
@@ -336,11 +367,11 @@ class Peers:
         if transport not in HANDSHAKES:
             link = self._new_link()
             self._accepted(link, endpoint)
-            self._spawn(link, endpoint, False, transport, connection)
+            self._spawn(SpawnLink(link, endpoint, False, transport, b""), connection)
         elif self._may_shake_hands(endpoint):
             link = self._new_link()
             self._handshakes.accepted(link, endpoint, _source_of(endpoint))
-            self._spawn(link, endpoint, False, transport, connection)
+            self._spawn(SpawnLink(link, endpoint, False, transport, b""), connection)
         connection.close()
 
     def _accepted(self, link: int, endpoint: str) -> None:
@@ -348,11 +379,32 @@ class Peers:
         self._counters["accepts.connected"] += 1
         self._log.info("accepted", peer=endpoint, link=link_text(link))
 
+    # --- QUIC ---------------------------------------------------------------------------------------------------------
+
+    def _open_for(self, stranger: Stranger) -> None:
+        """Has a socket made that gets all that the stranger sends from now on."""
+        token = self._token()
+        self._strangers[token] = stranger
+        self._runtime.tell_supervisor(OpenDatagramSocket(token, str(stranger.local), str(stranger.remote)))
+
+    def _on_stranger_s_socket(self, stranger: Stranger, message: SocketOpened, descriptors: list[int]) -> None:
+        if self._quic is None:
+            return
+        opening = self._quic.opening(stranger)
+        if not descriptors:
+            self._counters["accepts.failed"] += 1
+            self._log.warning("cannot accept a connection", reason=message.error)
+            return
+        link, endpoint = self._new_link(), str(Endpoint(Protocol.QUIC, stranger.remote))
+        self._handshakes.accepted(link, endpoint, _source_of(endpoint))
+        with socket.socket(fileno=descriptors[0]) as connection:
+            self._spawn(SpawnLink(link, endpoint, False, Protocol.QUIC, opening), connection)
+
     # --- handshakes of transports -------------------------------------------------------------------------------------
 
     def _may_shake_hands(self, endpoint: str) -> bool:
         """Whether a stranger gets a process for his handshake; the one who has had the longest may lose his for it."""
-        if self._handshakes.too_many_of(_source_of(endpoint)) or not self._strangers.take():
+        if self._handshakes.too_many_of(_source_of(endpoint)) or not self._new_strangers.take():
             self._counters["accepts.handshakes_refused"] += 1
             return False
         oldest = self._handshakes.oldest_of_too_many()
@@ -381,8 +433,10 @@ class Peers:
             self._log.warning("refused", peer=shaken.endpoint, reason=reason)
 
     def _next_second(self) -> None:
-        self._strangers.next_second()
+        self._new_strangers.next_second()
         self._lines.next_second()
+        if self._quic is not None:
+            self._quic.next_second()
 
     def _remote_of(self, silent: _Silent) -> str | None:
         """Who is at the other end, as people write it; None where nobody is any more."""
@@ -409,11 +463,13 @@ class Peers:
     def _new_link(self) -> int:
         return self._numbers.next()
 
-    def _spawn(self, link: int, endpoint: str, outbound: bool, transport: Protocol, connection: socket.socket) -> None:
-        self._runtime.tell_supervisor(SpawnLink(link, endpoint, outbound, transport), (connection.fileno(),))
+    def _spawn(self, message: SpawnLink, connection: socket.socket) -> None:
+        self._runtime.tell_supervisor(message, (connection.fileno(),))
 
     def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
         self._numbers.gone(message.link)
+        if self._quic is not None:
+            self._quic.link_gone(message.link)
         shaken = self._handshakes.ended(message.link)
         if shaken is not None:
             self._handshake_failed(shaken, message.reason)

@@ -34,6 +34,11 @@ class Handshakes:
     def __len__(self) -> int:
         return len(self._going_on)
 
+    @property
+    def of_strangers(self) -> int:
+        """How many we did not begin."""
+        return self._by_source.total()
+
     def dialled(self, link: int, endpoint: str) -> None:
         """We began one."""
         self._going_on[link] = Handshake(endpoint, True, "")
@@ -49,7 +54,7 @@ class Handshakes:
 
     def oldest_of_too_many(self) -> int:
         """The link of the stranger who has to make room for another; 0 while there is some."""
-        if self._by_source.total() < MOST_OF_STRANGERS:
+        if self.of_strangers < MOST_OF_STRANGERS:
             return 0
         return next(link for link, handshake in self._going_on.items() if not handshake.outbound)
 

@@ -12,7 +12,6 @@ from protocol.mycelium.endpoint import (
     MAX_U32,
     Endpoint,
     EndpointError,
-    Protocol,
     SocketAddress,
     UnixAddress,
 )
@@ -145,7 +144,7 @@ class NodeConfig:
     network: PrivateNetwork | None = None
     """The private network that all peers have to be in; None for the public one."""
     quic: bool = True
-    """Whether QUIC would be used. Kept for the part that is to come, like all below."""
+    """Whether QUIC is used; never in a private network."""
     quic_listen_port: int = DEFAULT_PORT
     """UDP port of QUIC links."""
     discovery: bool = True
@@ -160,7 +159,8 @@ class NodeConfig:
     @property
     def ways(self) -> Ways:
         """How peers can be reached."""
-        return Ways(private=self.network is not None)
+        private = self.network is not None
+        return Ways(private=private, quic=self.quic and not private)
 
     def __post_init__(self) -> None:
         if self.unix_listen is not None:
@@ -297,15 +297,10 @@ _PARTS_TO_COME: Final = {
 """Settings that ask for a part which does not exist yet. Silence would be a node that does less than it was told to."""
 
 _WITHOUT_EFFECT: Final = {
-    "disable_quic": "QUIC links are not in this version",
-    "quic_listen_port": "QUIC links are not in this version",
     "peer_discovery_port": "discovery is not in this version",
     "disable_peer_discovery": "discovery is not in this version",
     "peer_discovery_interfaces": "discovery is not in this version",
     "update_workers": "the router needs no more than one process",
-}
-_NEVER_CONNECTS: Final = {
-    Protocol.QUIC: "QUIC links are not in this version",
 }
 
 
@@ -339,7 +334,7 @@ def remarks(settings: Settings) -> list[Remark]:
     ways = Ways(private=settings.network_name is not None, quic=not settings.disable_quic)
     for peer in settings.peers or ():
         endpoint = Endpoint.parse(peer)
-        why = ways.why_never(endpoint) or _NEVER_CONNECTS.get(endpoint.protocol)
+        why = ways.why_never(endpoint)
         if why:
             found.append(Remark("warning", f"peer {peer} never connects: {why}"))
     return found

@@ -2,9 +2,9 @@
 
 Owns      one connection over any transport (`transports/`); what waits to be written to it, or for a route; its arena
 Rights    no node key; a private network's, where there is one; no capability; Landlock: the runtime folder
-Receives  RouteDelta, TablePart, SendControl (router); Packets (tun and other links, over lanes); Stop
+Receives  RouteDelta, TablePart, SendControl (router); ForwardedDatagram (peers); Packets (lanes); AdoptLink, Stop
 Sends     LinkUp, ControlArrived, Resolve, RouteUsed (router); Packets, ReportUndelivered (over lanes);
-          Traffic, LinkOpened (peers); PacketsSeen (whoever listens)
+          Traffic, LinkOpened, ConnectionIds (peers); PacketsSeen (whoever listens)
 Dies      over TCP its successor goes on in the same connection, in the middle of a packet (`protocol/ledger.py`):
           packets that were queued or half handled are lost, no peer notices. Any other connection is dialled again
 
@@ -39,11 +39,14 @@ from actors.runtime.actor import Runtime
 from actors.runtime.exchange import TUN, ArenaConfig, Exchange, Packed
 from actors.runtime.positions import Positions, PositionsError, positions
 from actors.runtime.table import TableFollower
-from protocol.frames import AdoptLink, EndLink, LinkOpened, LinkUp, RouteEntry, SendControl, Traffic
+from actors.runtime.udp import Address
+from protocol.frames import AdoptLink, EndLink, ForwardedDatagram, LinkOpened, LinkUp, RouteEntry, SendControl, Traffic
 from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, NoLedger, Recovery
-from protocol.mycelium.endpoint import Endpoint, Protocol
+from protocol.mycelium.endpoint import Endpoint, Protocol, SocketAddress
+from protocol.mycelium.identity import address_of
 from protocol.mycelium.network import Network
 from protocol.mycelium.resume import packet_end
+from protocol.prefix import subnet_of
 
 _NOTHING: Final = Recovery(b"", 0, 0, memoryview(b""))
 REPORT_SECONDS: Final = 1.0
@@ -72,6 +75,8 @@ class LinkConfig:
     """Whether this side dialled."""
     transport: Protocol
     """What is spoken on the socket."""
+    opening: bytes
+    """What an accepted connection begins with that its socket does not hold."""
     ledger: int
     """Descriptor of the connection's ledger, -1 where the transport can't be resumed."""
     base: Positions
@@ -86,8 +91,8 @@ class LinkConfig:
 class HostConfig:
     """What a process of links is given at birth."""
 
-    own_subnet: bytes
-    """First 8 bytes of every address of this node."""
+    public_key: bytes
+    """Of this node."""
     network: Network | None
     """The private network whose key its TLS connections take."""
     arena: ArenaConfig
@@ -107,14 +112,17 @@ class Host:
 
     def __init__(self, runtime: Runtime, config: HostConfig) -> None:
         self._runtime = runtime
-        self.own_subnet: Final = config.own_subnet
+        self.public_key: Final = config.public_key
+        self.own_subnet: Final = subnet_of(address_of(config.public_key)).network[:8]
+        """First 8 bytes of every address of this node."""
         self.network: Final = config.network
         self.router: Final = runtime.connect("router", answers=True)
-        self.peers: Final = runtime.connect("peers")
+        self.peers: Final = runtime.connect("peers", answers=True)
         self.exchange: Final = Exchange(runtime, config.arena, on_run=self._on_run, on_room=self._on_room)
         self._links: dict[int, Link] = {}
         self.table: Final = TableFollower(runtime, self.router, self._on_routes, self._introduce).table
         runtime.on(SendControl, self._on_send_control, inbox=False)
+        runtime.on(ForwardedDatagram, self._on_forwarded, inbox=False)
         runtime.on_channel(AdoptLink, self._on_adopt)
         runtime.on_channel(EndLink, self._on_end)
         runtime.gauges.queue("links", lambda: len(self._links))
@@ -169,6 +177,7 @@ class Host:
                 endpoint=message.endpoint,
                 outbound=message.outbound,
                 transport=message.transport,
+                opening=message.opening,
                 ledger=ledger,
                 base=base,
                 resumed=False,
@@ -196,6 +205,12 @@ class Host:
         link = self._links.get(message.link)
         if link is not None:
             link.outgoing.control(message.packets)
+
+    def _on_forwarded(self, _sender: bytes, message: ForwardedDatagram) -> None:
+        link = self._links.get(message.link)
+        if link is not None:
+            sender = SocketAddress.parse(message.sender).sockaddr()
+            link.forwarded(message.datagram, sender)
 
     def _on_routes(self, changes: Sequence[RouteEntry]) -> None:
         for link in self._links.values():
@@ -235,7 +250,18 @@ class Link:
         self._closed = self._watching = False
         self._reported_in = self._reported_out = 0
         endpoint = Endpoint.parse(config.endpoint)
-        setup = Setup(runtime, self, connection, endpoint, config.outbound, host.network)
+        setup = Setup(
+            runtime=runtime,
+            owner=self,
+            connection=connection,
+            endpoint=endpoint,
+            outbound=config.outbound,
+            number=config.number,
+            opening=config.opening,
+            public_key=host.public_key,
+            network=host.network,
+            tell_peers=host.peers.send,
+        )
         self._transport = TRANSPORTS[config.transport](setup)
         self._has_handshake = not self._transport.opened
         ledger: Ledger | NoLedger = NoLedger()
@@ -287,6 +313,10 @@ class Link:
         """The peer sent something."""
         if not self._closed:
             self.incoming.read()
+
+    def forwarded(self, datagram: bytes, sender: Address) -> None:
+        """A listener got what is for this link."""
+        self._transport.forwarded(datagram, sender)
 
     def room(self) -> None:
         """The transport takes more."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from protocol.codec import frame, record
+from typing import Final
+
+from protocol.codec import FrameError, frame, record
+
+MOST_CONNECTION_IDS: Final = 64
+RESET_TOKEN_BYTES: Final = 16
+"""RFC 9000 section 10.3."""
 
 
 @frame(0x30)
@@ -22,6 +28,28 @@ class LinkOpened:
     """Link → peers: the handshake of its transport is done. Only links over a transport that has one say so."""
 
     link: int
+
+
+@frame(0x35)
+class ForwardedDatagram:
+    """Peers → link: the listener got a datagram that is the link's, from an address that is not its peer's yet."""
+
+    link: int
+    sender: str
+    datagram: bytes
+
+
+@frame(0x36)
+class ConnectionIds:
+    """QUIC link → peers: by these ids its packets are known; `reset_token` (empty: none) is that of the first."""
+
+    link: int
+    ids: tuple[bytes, ...]
+    reset_token: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.ids) > MOST_CONNECTION_IDS or (self.reset_token and len(self.reset_token) != RESET_TOKEN_BYTES):
+            raise FrameError(f"{len(self.ids)} connection ids, and a token of {len(self.reset_token)} bytes")
 
 
 @frame(0x31)

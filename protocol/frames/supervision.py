@@ -81,6 +81,18 @@ class OpenSocket:
     kind: SocketKind
 
 
+@frame(0x10)
+class OpenDatagramSocket:
+    """Peers → supervisor: a UDP socket, marked as configured, connected to `remote`, of `local` unless that is empty.
+
+    Both are written as socket addresses. The answer is a `SocketOpened`.
+    """
+
+    token: int
+    local: str
+    remote: str
+
+
 @frame(0x0E)
 class AdoptLink:
     """Supervisor → a process of links, the socket attached, and the ledger where it has one: take it, too.
@@ -92,6 +104,7 @@ class AdoptLink:
     endpoint: str
     outbound: bool
     transport: Protocol
+    opening: bytes
     sent: int
     received: int
 
@@ -109,12 +122,14 @@ class SpawnLink:
     """Peers → supervisor, the connected socket attached: give it a process.
 
     `transport` is what is spoken there, which is not always what the endpoint says: in a private network TCP is TLS.
+    `opening` is what was read of an accepted connection before, and the transport's own.
     """
 
     link: int
     endpoint: str
     outbound: bool
     transport: Protocol
+    opening: bytes
 
     def __post_init__(self) -> None:
         if self.link < 1:

@@ -148,6 +148,7 @@ def main() -> int:
             make_key_folder=False,
             tcp_listen_port=orders.port,
             tun=False,
+            quic=False,
             api_addr=("127.0.0.1", orders.api_port),
             jsonrpc_addr=("127.0.0.1", 0),
             instance=orders.instance,

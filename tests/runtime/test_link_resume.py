@@ -99,13 +99,14 @@ class Scene:
             endpoint="tcp://192.0.2.1:9651",
             outbound=False,
             transport=Protocol.TCP,
+            opening=b"",
             ledger=self._ledger_memory,
             base=self._base,
             resumed=True,
             old_arenas=(old,),
         )
         descriptors = (config.connection, config.ledger, old.descriptor, arena.writable, arena.readable)
-        host = HostConfig(bytes(8), None, arena, (config,))
+        host = HostConfig(bytes(32), None, arena, (config,))
         return born(self.run, link.main, name="link-1", prepare=lambda: host, descriptors=descriptors)
 
     def control(self, octets: int) -> bytes:

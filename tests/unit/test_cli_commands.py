@@ -155,7 +155,7 @@ def test_node_is_run_with_what_was_given(
     assert result.stdout == ""
     lines = capfd.readouterr().err.splitlines()
     assert all(line.startswith("ts=") for line in lines)
-    for expected in ("unknown keys are ignored: foo", "--disable-quic has no effect", "quic://192.0.2.2:1 never"):
+    for expected in ("unknown keys are ignored: foo", "quic://192.0.2.2:1 never"):
         assert sum(expected in line for line in lines) == 1, lines
 
 

@@ -308,19 +308,21 @@ def test_half_a_private_network_is_no_public_one(settings: Settings, words: str)
 
 
 def test_settings_without_effect_get_a_remark_each() -> None:
-    found = remarks(Settings(quic_listen_port=0, update_workers=2, tcp_listen_port=5))
+    found = remarks(Settings(quic_listen_port=0, peer_discovery_port=3, update_workers=2, tcp_listen_port=5))
     assert [(remark.level, remark.text.split()[0]) for remark in found] == [
-        ("info", "--quic-listen-port"),
+        ("info", "--peer-discovery-port"),
         ("info", "--update-workers"),
     ]
 
 
 def test_peers_that_never_connect_get_a_warning_each() -> None:
-    found = remarks(Settings(peers=(PEER, "quic://192.0.2.1:1", "tls://192.0.2.1:2", "vsock://3:4")))
+    peers = (PEER, "quic://192.0.2.1:1", "tls://192.0.2.1:2", "vsock://3:4")
+    found = remarks(Settings(peers=peers, disable_quic=True))
     assert [(remark.level, remark.text.split()[1]) for remark in found] == [
         ("warning", "quic://192.0.2.1:1"),
         ("warning", "tls://192.0.2.1:2"),
     ]
+    assert len(remarks(Settings(peers=peers))) == 1
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,14 @@ from protocol.frames import (
     CancelMessage,
     ChangeAllowed,
     ChangeTopic,
+    ConnectionIds,
     ControlArrived,
     DeviceFailed,
     DeviceReady,
     Direction,
     EndLink,
     Figures,
+    ForwardedDatagram,
     Heartbeat,
     Hello,
     LaneHello,
@@ -69,6 +71,7 @@ from protocol.frames import (
     MessagesOpened,
     MessagesSealed,
     NoMessage,
+    OpenDatagramSocket,
     OpenSocket,
     OutboxList,
     OutboxRow,
@@ -129,7 +132,7 @@ from protocol.frames import (
 )
 from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "d76a7adfce61664c"}
+LAYOUT: dict[int, str] = {2: "db32b47a54e533b7"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -150,7 +153,7 @@ EXAMPLES: tuple[Any, ...] = (
     Stop("SIGTERM"),
     OpenSocket(9, SocketKind.TCP_IPV6),
     SocketOpened(9, "cannot open a socket"),
-    SpawnLink(7, "tcp://192.0.2.1:9651", True, Protocol.TLS),
+    SpawnLink(7, "tcp://192.0.2.1:9651", True, Protocol.TLS, b""),
     EndLink(7, "no Hello"),
     LinkGone(7, "ended"),
     AskActors(5),
@@ -165,10 +168,13 @@ EXAMPLES: tuple[Any, ...] = (
     Resolve(NETWORK, 64),
     RouteUsed((NETWORK,)),
     LinkOpened(7),
+    ForwardedDatagram(7, "192.0.2.1:9651", b"\x40"),
+    ConnectionIds(7, (bytes(8), bytes(range(8))), bytes(16)),
+    OpenDatagramSocket(9, "[::]:9651", "[2001:db8::1]:9651"),
     LinkUp(7, "tcp://192.0.2.1:9651", 5, True, False),
     ControlArrived(7, b"\x01\x00\x00\x00"),
     SendControl(7, b"\x01\x00\x00\x00"),
-    AdoptLink(7, "tcp://192.0.2.1:9651", True, Protocol.TCP, 1, 0),
+    AdoptLink(7, "tcp://192.0.2.1:9651", True, Protocol.TCP, b"", 1, 0),
     Traffic(7, 100, 200, (PairTraffic(NETWORK, NETWORK, 1, 1400),)),
     Packets(7, LENGTHS, b"aabbb", b""),
     Returned(bytes(32)),
@@ -258,7 +264,7 @@ def test_frames_of_the_channel_and_frames_of_sockets_have_numbers_apart() -> Non
     on_channel = {kind.__name__ for kind in KINDS if topic(kind)[1] < 0x20}
     assert on_channel == {
         *("Hello", "Ready", "Heartbeat", "Stop", "OpenSocket", "SocketOpened", "SpawnLink", "EndLink", "LinkGone"),
-        *("AskActors", "ActorList", "DeviceReady", "DeviceFailed", "AdoptLink"),
+        *("AskActors", "ActorList", "DeviceReady", "DeviceFailed", "AdoptLink", "OpenDatagramSocket"),
     }
 
 
@@ -328,8 +334,8 @@ def test_any_bytes_behind_any_number_give_a_frame_or_the_one_error(number: int, 
             "920394cb3fe0000000000000cd520081a1610181a16202",
         ),
         (
-            SpawnLink(7, "tcp://[::1]:9651", False, Protocol.TLS),
-            "950707b07463703a2f2f5b3a3a315d3a39363531c2a3746c73",
+            SpawnLink(7, "tcp://[::1]:9651", False, Protocol.TLS, b""),
+            "960707b07463703a2f2f5b3a3a315d3a39363531c2a3746c73c400",
         ),
         (
             RouteDelta(1, 2, (RouteEntry(NETWORK, 64, RouteState.RESOLVING, 0, b"", False),)),
@@ -366,7 +372,7 @@ def test_layout_changes_with_the_schema_only() -> None:
 
 def test_link_numbers_start_at_one() -> None:
     with pytest.raises(FrameError, match="link 0 where numbers start at 1"):
-        SpawnLink(0, "tcp://192.0.2.1:9651", True, Protocol.TCP)
+        SpawnLink(0, "tcp://192.0.2.1:9651", True, Protocol.TCP, b"")
 
 
 @pytest.mark.parametrize(("network", "length"), [(bytes(15), 64), (bytes(17), 64), (bytes(16), -1), (bytes(16), 129)])

@@ -5,6 +5,7 @@ from typing import Final
 
 from actors.link.transports.interface import Owner, Setup, Transport, TransportError
 from actors.link.transports.local import UnixTransport, VsockTransport
+from actors.link.transports.quic import QuicTransport
 from actors.link.transports.tcp import TcpTransport
 from actors.link.transports.tls import TlsTransport
 from protocol.mycelium.endpoint import Protocol
@@ -14,6 +15,7 @@ __all__ = ["TRANSPORTS", "Owner", "Setup", "Transport", "TransportError"]
 TRANSPORTS: Final[Mapping[Protocol, type[Transport]]] = {
     Protocol.TCP: TcpTransport,
     Protocol.TLS: TlsTransport,
+    Protocol.QUIC: QuicTransport,
     Protocol.UNIX: UnixTransport,
     Protocol.VSOCK: VsockTransport,
 }

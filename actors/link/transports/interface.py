@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Protocol
 
 from actors.runtime.actor import Runtime
 from actors.runtime.loop import READABLE, WRITABLE
+from actors.runtime.udp import Address
 from protocol.mycelium.endpoint import Endpoint
 from protocol.mycelium.network import Network
 
@@ -54,8 +55,16 @@ class Setup:
     """The peer as people write it."""
     outbound: bool
     """Whether this side dialled."""
-    network: Network | None = None
+    number: int
+    """Of the link."""
+    opening: bytes
+    """What an accepted connection begins with that its socket does not hold."""
+    public_key: bytes
+    """Of this node, for transports that name it."""
+    network: Network | None
     """The private network of this node."""
+    tell_peers: Callable[[object], bool]
+    """Sends a frame to peers."""
 
 
 class Transport:
@@ -99,6 +108,10 @@ class Transport:
             self._owner.room()
         if events & ~WRITABLE:
             self._owner.arrived()
+
+    def forwarded(self, datagram: bytes, sender: Address) -> None:
+        """A listener got this, which is for us. Only transports that announce themselves to one are told."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Lets go of the socket."""

@@ -1,0 +1,344 @@
+"""One QUIC connection in memory, by qh3: all that is particular to that library is in this file.
+
+What it does not do for us: it sends DATAGRAM frames without regard to the congestion window (`room` says what is left),
+its server never looks for a larger path MTU, and it lets nobody set all transport parameters (`_Bridge` does).
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import logging
+import os
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from qh3.quic import connection as qh3_connection
+from qh3.quic.configuration import QuicConfiguration
+from qh3.quic.connection import QuicConnection, QuicConnectionError
+from qh3.quic.events import (
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    ConnectionTerminated,
+    DatagramFrameReceived,
+    HandshakeCompleted,
+    StreamDataReceived,
+    StreamReset,
+)
+from qh3.quic.tls_bridge import QuicTlsBridge
+
+from actors.runtime.udp import Address
+from protocol.quic.headers import CONNECTION_ID_BYTES
+
+LARGEST_PAYLOAD: Final = 1452
+"""Of UDP, both ways: fits IPv6 over Ethernet. A reference node that is told more dies of it (wire spec 5.3)."""
+SMALLEST_PAYLOAD: Final = 1200
+IDLE_SECONDS: Final = 60.0
+STREAM_WINDOW: Final = 10 << 20
+CONNECTION_WINDOW: Final = 16 << 20
+MOST_IN_FLIGHT: Final = 4 << 20
+"""Whatever the congestion window says: more than the receiver's socket holds is only lost."""
+STREAM: Final = 0
+"""The first that a client opens; all control of both ways goes there (wire spec 5.4)."""
+_AROUND_A_DATAGRAM: Final = 1 + 4 + 16 + 3
+"""First byte, packet number, tag, frame type and length; and the connection id (wire spec 5.5)."""
+_SERVER_NAME: Final = "dummy.mycelium"
+
+_MAX_UDP_PAYLOAD_SIZE: Final = 0x03
+_INITIAL_MAX_STREAMS_BIDI: Final = 0x08
+_INITIAL_MAX_STREAMS_UNI: Final = 0x09
+_OURS: Final = {_MAX_UDP_PAYLOAD_SIZE: LARGEST_PAYLOAD, _INITIAL_MAX_STREAMS_BIDI: 5, _INITIAL_MAX_STREAMS_UNI: 0}
+_LEFT_OUT: Final = frozenset({0x3127, 0x3128})
+"""What only one browser's servers know: an initial round-trip time, options of its maker."""
+
+
+class QuicSessionError(Exception):
+    """qh3 could not do what it was asked; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A server's certificate and its key, in PEM. Clients of this protocol look at neither (wire spec 5.3)."""
+
+    certificate: bytes
+    key: bytes
+
+    @classmethod
+    def make(cls, name: str) -> Identity:
+        """A new one, with `name` as its DNS name; takes less than a millisecond."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        nobody = x509.Name([])
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(nobody)
+            .issuer_name(nobody)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.datetime(1975, 1, 1))
+            .not_valid_after(datetime.datetime(4096, 1, 1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        plain = serialization.NoEncryption()
+        return cls(
+            made.public_bytes(serialization.Encoding.PEM),
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain),
+        )
+
+
+@functools.cache
+def identity_of(public_key: bytes) -> Identity:
+    """This process's identity for the node of this key: its name is a router-id's text (wire spec 1.5 and 5.3)."""
+    return Identity.make(f"{public_key.hex()}-0000-{os.urandom(6).hex()}")
+
+
+@dataclass(slots=True)
+class Happened:
+    """What became of what was received."""
+
+    handshake: bool = False
+    stream: bytes = b""
+    stream_ended: bool = False
+    datagrams: tuple[bytes, ...] = ()
+    ids_changed: bool = False
+    closed: str | None = None
+    """Why the connection is over, for people."""
+
+
+class QuicSession:
+    """Client or server. `now` is monotonic seconds."""
+
+    def __init__(self, connection: QuicConnection) -> None:
+        self._quic: Final = connection
+        self._ids = {connection.host_cid}
+        self.handshaken = False
+
+    @classmethod
+    def dial(cls, address: Address, now: float) -> QuicSession:
+        """A client's, towards `address`."""
+        # From the smallest on: the client looks for more by itself.
+        configuration = _configuration(is_client=True, largest=SMALLEST_PAYLOAD)
+        configuration.server_name = _SERVER_NAME
+        configuration.verify_mode = ssl.CERT_NONE
+        made = cls(QuicConnection(configuration=configuration))
+        made._quic.connect(address, now)
+        return made
+
+    @classmethod
+    def accept(cls, identity: Identity, original: bytes, retried: bytes, largest: int) -> QuicSession:
+        """A server's, for a client that first went to connection id `original`, and after a retry to `retried`."""
+        configuration = _configuration(is_client=False, largest=max(SMALLEST_PAYLOAD, min(largest, LARGEST_PAYLOAD)))
+        configuration.load_cert_chain(identity.certificate, identity.key)
+        return cls(
+            QuicConnection(
+                configuration=configuration,
+                original_destination_connection_id=original,
+                retry_source_connection_id=retried or None,
+            )
+        )
+
+    # --- the network's side -----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, size: int, sender: Address, now: float) -> None:
+        """Datagrams of `size` bytes each one behind the other, the last maybe shorter. Raises `QuicSessionError`."""
+        try:
+            if not self.handshaken:
+                for start in range(0, len(data), size):
+                    self._quic.receive_datagram(data[start : start + size], sender, now)
+            else:
+                # Below the call that is made for this, which looks at each datagram for a log that nobody keeps.
+                self._core.receive_gro_buffer(data, size, sender, now)
+                self._quic._drain_core()
+        except (QuicConnectionError, RuntimeError, ValueError, AssertionError) as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+
+    def transmit(self, now: float) -> list[tuple[bytes, Address]]:
+        """Datagrams to send, and where to. Raises `QuicSessionError`."""
+        found: list[tuple[bytes, Address]] = []
+        core = self._core
+        if core is None:
+            return found
+        poll = core.poll_transmit
+        try:
+            # As in `receive`.
+            while (transmit := poll(now)) is not None:
+                found.append(transmit[:2])
+        except RuntimeError as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+        return found
+
+    @property
+    def _core(self) -> Any:
+        """The packets' half of the connection; None of a server that has heard nothing yet."""
+        return self._quic._core
+
+    def deadline(self) -> float | None:
+        """When `on_time` has to be called."""
+        return self._quic.get_timer()
+
+    def on_time(self, now: float) -> None:
+        """The deadline has passed. Raises `QuicSessionError`."""
+        try:
+            self._quic.handle_timer(now)
+        except QuicConnectionError as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+
+    # --- the link's side ----------------------------------------------------------------------------------------------
+
+    def happened(self) -> Happened:
+        """What has happened since the last call."""
+        found = Happened()
+        stream: list[bytes] = []
+        datagrams: list[bytes] = []
+        while (event := self._quic.next_event()) is not None:
+            match event:
+                case DatagramFrameReceived():
+                    datagrams.append(event.data)
+                case StreamDataReceived() if event.stream_id == STREAM:
+                    stream.append(event.data)
+                    found.stream_ended |= event.end_stream
+                case StreamReset() if event.stream_id == STREAM:
+                    found.stream_ended = True
+                case HandshakeCompleted():
+                    found.handshake = self.handshaken = True
+                case ConnectionIdIssued():
+                    self._ids.add(event.connection_id)
+                    found.ids_changed = True
+                case ConnectionIdRetired():
+                    self._ids.discard(event.connection_id)
+                    found.ids_changed = True
+                case ConnectionTerminated():
+                    found.closed = _words_of(event)
+        found.stream, found.datagrams = b"".join(stream), tuple(datagrams)
+        over = self._quic._close_event
+        if over is not None and found.closed is None:
+            # The event comes when the last timer has run; by then nobody should wait any more.
+            found.closed = _words_of(over)
+        return found
+
+    def send_stream(self, data: memoryview) -> None:
+        """Queues bytes for the stream. Raises `QuicSessionError`."""
+        try:
+            self._quic.send_stream_data(STREAM, data)
+        except QuicConnectionError as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+
+    def send_datagram(self, data: bytes) -> None:
+        """Queues a datagram of at most `datagram_limit` bytes. Raises `QuicSessionError`."""
+        try:
+            self._quic.send_datagram_frame(data)
+        except QuicConnectionError as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+
+    @property
+    def room(self) -> int:
+        """Bytes that may be sent now besides those on their way; may be negative."""
+        core = self._core
+        if core is None:
+            return 0
+        return int(min(core.congestion_window, MOST_IN_FLIGHT)) - int(core.bytes_in_flight)
+
+    @property
+    def stream_backlog(self) -> int:
+        """Bytes of the stream that were never sent."""
+        return self._quic.get_send_buffer_size(STREAM)
+
+    @property
+    def datagram_limit(self) -> int:
+        """Bytes of the largest packet that goes in one datagram: no peer dies of it, and qh3 takes it."""
+        core = self._core
+        if core is None or not self.handshaken:
+            return 0
+        *_, path_mtu = core.active_path
+        theirs = self._quic._remote_max_datagram_frame_size or 0
+        remote_id = self._quic._tls.remote_initial_source_connection_id or b"" if self._quic._tls else b""
+        around = _AROUND_A_DATAGRAM + max(CONNECTION_ID_BYTES, len(remote_id))
+        return max(0, min(int(path_mtu) - around, theirs - _AROUND_A_DATAGRAM))
+
+    @property
+    def remote(self) -> Address | None:
+        """Where it sends to at present."""
+        core = self._core
+        return None if core is None else core.active_path[2]
+
+    @property
+    def ids(self) -> Iterable[bytes]:
+        """The connection ids by which the peer may name us."""
+        return self._ids
+
+    @property
+    def reset_token(self) -> bytes:
+        """A server's, by which its client knows that we have forgotten it; empty of a client."""
+        bridge = self._quic._tls
+        return b"" if bridge is None or bridge.stateless_reset_token is None else bridge.stateless_reset_token
+
+    def close(self) -> None:
+        """Tells the peer that it is over, with what `transmit` gives next."""
+        self._quic.close()
+
+
+class _Bridge(QuicTlsBridge):
+    """qh3's, with the transport parameters that this protocol needs (wire spec 5.3)."""
+
+    def serialize_transport_parameters(self) -> bytes:
+        """Theirs, with ours in their place."""
+        return replace_parameters(super().serialize_transport_parameters())
+
+
+def replace_parameters(encoded: bytes) -> bytes:
+    """Transport parameters (RFC 9000 section 18) with `_OURS` in place of their own, and some left out."""
+    kept, at = bytearray(), 0
+    while at < len(encoded):
+        start = at
+        number, at = _variable(encoded, at)
+        size, at = _variable(encoded, at)
+        at += size
+        if number not in _OURS and number not in _LEFT_OUT:
+            kept += encoded[start:at]
+    for number, value in _OURS.items():
+        body = _encoded(value)
+        kept += _encoded(number) + _encoded(len(body)) + body
+    return bytes(kept)
+
+
+def _variable(data: bytes, at: int) -> tuple[int, int]:
+    size = 1 << (data[at] >> 6)
+    return int.from_bytes(data[at : at + size], "big") & (1 << (8 * size - 2)) - 1, at + size
+
+
+def _encoded(value: int) -> bytes:
+    size, mark = (1, 0) if value < 1 << 6 else (2, 1) if value < 1 << 14 else (4, 2)
+    return (value | mark << (8 * size - 2)).to_bytes(size, "big")
+
+
+def _configuration(*, is_client: bool, largest: int) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        # The reference refuses whoever offers one.
+        alpn_protocols=None,
+        connection_id_length=CONNECTION_ID_BYTES,
+        idle_timeout=IDLE_SECONDS,
+        max_data=CONNECTION_WINDOW,
+        max_stream_data=STREAM_WINDOW,
+        max_datagram_size=largest,
+        max_datagram_frame_size=65_535,
+        probe_datagram_size=True,
+    )
+
+
+def _words_of(event: ConnectionTerminated) -> str:
+    if event.reason_phrase:
+        return f"the QUIC connection ended: {event.reason_phrase} (error {event.error_code:#x})"
+    return "the peer closed the connection" if not event.error_code else f"the peer closed: error {event.error_code:#x}"
+
+
+# What it logs of a peer's doing we say ourselves, in our own form.
+logging.getLogger("quic").addHandler(logging.NullHandler())
+logging.getLogger("quic").propagate = False
+# The class that a connection makes its TLS half of is a global of its module.
+vars(qh3_connection)["QuicTlsBridge"] = _Bridge
