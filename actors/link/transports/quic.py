@@ -23,7 +23,7 @@ from actors.runtime.loop import READABLE, WRITABLE, Timer
 from actors.runtime.udp import Address
 from protocol.frames import ConnectionIds
 from protocol.mycelium.endpoint import SocketAddress
-from protocol.mycelium.framing import KIND_DATA, PACKET_HEADER
+from protocol.mycelium.framing import DATA_HEADER, KIND_DATA, PACKET_HEADER
 from protocol.mycelium.resume import packet_end
 
 COST_IPV6: Final = 7
@@ -223,7 +223,7 @@ class QuicTransport(Transport):
         del stream[:start]
         if not end and len(stream) >= PACKET_HEADER:
             # Not by us: the link's decoder says what is wrong with it, in the words it has for that.
-            self._packets.append(bytes(stream))
+            self._packets.append(bytes(stream[:DATA_HEADER]))
             stream.clear()
 
     def _open(self) -> None:
@@ -387,6 +387,9 @@ class QuicTransport(Transport):
 
     def _announce(self) -> None:
         """Tells the listener by which ids packets for us are known, should they come to it."""
+        if self._outbound:
+            # On a port of its own, which no listener shares.
+            return
         if self._telling is not None:
             self._telling.cancel()
         self._tell_peers(ConnectionIds(self._number, tuple(self._session.ids), self._session.reset_token))
