@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -46,6 +48,16 @@ def everything(one: Session, room: int = 1 << 20) -> bytes:
 
 def test_machine_passes_the_check_that_a_node_makes_at_its_start() -> None:
     psk.check()
+
+
+def test_it_works_where_no_memory_can_be_written_and_executed() -> None:
+    # As in a service with MemoryDenyWriteExecute (prctl PR_SET_MDWE).
+    forbid = "import ctypes; assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0"
+    program = f"{forbid}; from actors.runtime import psk; psk.check()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    if "AssertionError" in done.stderr:
+        pytest.skip("this kernel has no PR_SET_MDWE (Linux 6.3)")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_bytes_of_any_number_come_out_as_they_went_in() -> None:

@@ -51,7 +51,7 @@ def check() -> None:
         server.feed(memoryview(client.drain()))
         if not done or server.read_into(heard) != len(_TRIAL) or bytes(heard) != _TRIAL:
             raise _unusable("two ends in this process do not understand each other")
-    except (SessionError, AttributeError, TypeError) as error:
+    except (SessionError, AttributeError, TypeError, MemoryError) as error:
         raise _unusable(f"a trial failed: {error}") from None
 
 

@@ -3,10 +3,14 @@
 pyOpenSSL has everything but the key: its callbacks are set on the pointer inside the context, and whether they were
 used is asked of the pointer inside the connection, both through the bindings of `cryptography`. None of that is public:
 `_set_callback` and `_used_the_key` are all of it, and `psk.check` tries them before a node starts.
+
+The callbacks are made by `ctypes`: those of cffi need memory that can be written and executed, which a service with
+MemoryDenyWriteExecute has none of.
 """
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, Final
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -18,8 +22,15 @@ from protocol.mycelium.network import Network
 _CIPHERS: Final = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 """The hash of an external key is SHA-256, and so the suite's has to be. The server takes the client's first."""
 _DRAIN_BYTES: Final = 1 << 20
-_CLIENT_CALLBACK: Final = "unsigned int(SSL *, const char *, char *, unsigned int, unsigned char *, unsigned int)"
-_SERVER_CALLBACK: Final = "unsigned int(SSL *, const char *, unsigned char *, unsigned int)"
+_CLIENT: Final = "unsigned int(*)(SSL *, const char *, char *, unsigned int, unsigned char *, unsigned int)"
+_SERVER: Final = "unsigned int(*)(SSL *, const char *, unsigned char *, unsigned int)"
+_ClientCallback: Final = ctypes.CFUNCTYPE(
+    ctypes.c_uint,
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_uint),
+)
+_ServerCallback: Final = ctypes.CFUNCTYPE(
+    ctypes.c_uint, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint
+)
 
 
 class OpenSslSession(Session):
@@ -32,8 +43,8 @@ class OpenSslSession(Session):
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_tls13_ciphersuites(_CIPHERS)
         if outbound:
-            # A server that declines the key could only show a certificate.
-            context.set_verify(SSL.VERIFY_PEER, lambda *_: False)
+            # A server that declines the key could only show a certificate, and no authority is loaded for one.
+            context.set_verify(SSL.VERIFY_PEER)
         # OpenSSL calls it, and nobody but us keeps it alive.
         self._callback = _set_callback(context, self, network) if outbound else _set_callback(context, self, None)
         self._tls = SSL.Connection(context, None)
@@ -99,27 +110,31 @@ def _set_callback(context: Any, session: OpenSslSession, client: Network | None)
     if client is not None:
         name, key = client.name.encode() + b"\0", client.key
 
-        def tell(_ssl: Any, _hint: Any, identity: Any, room: int, psk: Any, most: int) -> int:
+        def tell(_ssl: int, _hint: int, identity: int, room: int, psk: int, most: int) -> int:
             if len(name) > room or len(key) > most:
                 return 0
-            ffi.memmove(identity, name, len(name))
-            ffi.memmove(psk, key, len(key))
+            ctypes.memmove(identity, name, len(name))
+            ctypes.memmove(psk, key, len(key))
             return len(key)
 
-        callback = ffi.callback(_CLIENT_CALLBACK, tell)
-        lib.SSL_CTX_set_psk_client_callback(context._context, callback)
-        return callback
+        teller = _ClientCallback(tell)
+        lib.SSL_CTX_set_psk_client_callback(context._context, ffi.cast(_CLIENT, _address_of(teller)))
+        return teller
 
-    def find(_ssl: Any, identity: Any, psk: Any, most: int) -> int:
-        found = session.key_of(ffi.string(identity))
+    def find(_ssl: int, identity: bytes, psk: int, most: int) -> int:
+        found = session.key_of(identity or b"")
         if len(found) > most:
             return 0
-        ffi.memmove(psk, found, len(found))
+        ctypes.memmove(psk, found, len(found))
         return len(found)
 
-    callback = ffi.callback(_SERVER_CALLBACK, find)
-    lib.SSL_CTX_set_psk_server_callback(context._context, callback)
-    return callback
+    finder = _ServerCallback(find)
+    lib.SSL_CTX_set_psk_server_callback(context._context, ffi.cast(_SERVER, _address_of(finder)))
+    return finder
+
+
+def _address_of(callback: Any) -> int:
+    return ctypes.cast(callback, ctypes.c_void_p).value or 0
 
 
 def _used_the_key(connection: Any) -> bool:
