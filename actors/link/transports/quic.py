@@ -34,6 +34,8 @@ READS_PER_TURN: Final = 16
 """Bunches of up to 64 KiB."""
 STREAM_BACKLOG: Final = 128 << 10
 """Bytes that wait in the session for the stream's turn: control can't overtake them any more."""
+BUNCH_BYTES: Final = 32 << 10
+"""Who waited for room is told when there is so much, or a quarter of the window."""
 IDS_SECONDS: Final = 5.0
 """The listener is told again so often which connection is whose: it may be a new process."""
 REFUSED_SECONDS: Final = 2.0
@@ -189,7 +191,7 @@ class QuicTransport(Transport):
             if self._packets and self._reading and self.opened:
                 self._owner.arrived()
         if not self._closed:
-            if self._waiting and not self._unsent and self._has_room():
+            if self._waiting and not self._unsent and self._has_room_again():
                 self._owner.room()
             self._owner.poll()
 
@@ -256,6 +258,12 @@ class QuicTransport(Transport):
 
     def _has_room(self) -> bool:
         return self._session.room > 0 and self._session.stream_backlog < STREAM_BACKLOG
+
+    def _has_room_again(self) -> bool:
+        # Not for every acknowledgement: a bunch costs the kernel little more than a datagram. More acknowledgements are
+        # on their way as long as the window is not all there.
+        session = self._session
+        return session.room >= min(session.window // 4, BUNCH_BYTES) and session.stream_backlog < STREAM_BACKLOG
 
     def _send(self, buffers: list[memoryview | bytes]) -> int:
         if self._unsent or not self.opened or not self._has_room():

@@ -236,12 +236,16 @@ class QuicSession:
             raise QuicSessionError(f"QUIC failed: {error}") from None
 
     @property
+    def window(self) -> int:
+        """Bytes that may be on their way at a time."""
+        core = self._core
+        return 0 if core is None else min(int(core.congestion_window), MOST_IN_FLIGHT)
+
+    @property
     def room(self) -> int:
         """Bytes that may be sent now besides those on their way; may be negative."""
         core = self._core
-        if core is None:
-            return 0
-        return int(min(core.congestion_window, MOST_IN_FLIGHT)) - int(core.bytes_in_flight)
+        return 0 if core is None else self.window - int(core.bytes_in_flight)
 
     @property
     def stream_backlog(self) -> int:
