@@ -68,6 +68,11 @@ def join(lab: Lab, dials: type[Node], listens: type[Node]) -> Joined:
     return Joined(lab, dialler, listener, wire)
 
 
+def set_mtu(wire: Wire, octets: int) -> None:
+    wire.left.ip("link", "set", wire.left_device, "mtu", str(octets))
+    wire.right.ip("link", "set", wire.right_device, "mtu", str(octets))
+
+
 @pytest.fixture
 def pair(lab: Lab) -> Joined:
     return join(lab, SeptateNode, SeptateNode)
@@ -130,6 +135,27 @@ def test_connection_survives_a_new_address_of_its_dialler(pair: Joined) -> None:
     # One connection all the time.
     assert counters(dialler)["dials.connected"] == 1
     assert counters(listener)["accepts.connected"] == 1
+
+
+def test_path_of_small_datagrams_carries_full_packets(lab: Lab) -> None:
+    near, far = lab.namespace("dials"), lab.namespace("listens")
+    wire = lab.wire(near, far)
+    set_mtu(wire, 1400)
+    listener = SeptateNode(lab, far).start()
+    listener.wait_until_up()
+    dialler = SeptateNode(lab, near, peers=[f"quic://{wire.right_address}:{LISTEN_PORT}"]).start()
+    dialler.wait_until_up()
+    reach_each_other(dialler, listener)
+    carry_flows(dialler, listener)
+    assert counters(dialler)["dials.connected"] == 1
+
+
+def test_connection_is_made_anew_when_its_path_becomes_smaller(pair: Joined) -> None:
+    carry_flows(pair.dialler, pair.listener)
+    set_mtu(pair.wire, 1320)
+    carry_flows(pair.dialler, pair.listener)
+    assert isinstance(pair.dialler, SeptateNode)
+    assert counters(pair.dialler)["dials.connected"] > 1
 
 
 def test_flood_of_first_packets_keeps_nobody_out(lab: Lab) -> None:

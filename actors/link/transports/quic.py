@@ -41,6 +41,8 @@ IDS_SECONDS: Final = 5.0
 REFUSED_SECONDS: Final = 2.0
 """A peer that is silent for so long while its machine says that nobody listens there is gone."""
 _AROUND: Final = 32
+_TOO_LARGE: Final = frozenset({errno.EMSGSIZE, errno.EINVAL})
+"""Of one datagram, and of a bunch."""
 _GONE_ADDRESS: Final = frozenset(
     {
         *(errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
@@ -311,7 +313,7 @@ class QuicTransport(Transport):
             self._send_failed(error)
 
     def _push(self) -> None:
-        unsent = self._unsent
+        unsent, largest = self._unsent, self._session.path_mtu
         while unsent:
             address = unsent[0][1]
             run: list[bytes] = []
@@ -319,6 +321,13 @@ class QuicTransport(Transport):
                 if where != address or len(run) == udp.MOST_SEGMENTS:
                     break
                 run.append(datagram)
+                if len(datagram) > largest:
+                    # The session asks the path how much it carries.
+                    break
+            if len(run[0]) > largest:
+                run = run[:1]
+            elif len(run[-1]) > largest:
+                run.pop()
             try:
                 count = udp.send(self._socket, run, None if address[:2] == self._peer[:2] else address)
             except BlockingIOError:
@@ -330,6 +339,12 @@ class QuicTransport(Transport):
                 if self._closed:
                     return
                 continue
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE or len(run[0]) <= largest:
+                    raise
+                # Our own machine says how much it is.
+                self._counters["quic.probes_too_large"] += 1
+                count = 1
             for _ in range(count):
                 unsent.popleft()
 
@@ -337,7 +352,7 @@ class QuicTransport(Transport):
         # What could not be sent counts as lost on its way.
         self._unsent.clear()
         self._counters["quic.sends_failed"] += 1
-        if error.errno == errno.EMSGSIZE:
+        if error.errno in _TOO_LARGE and self._path_is_smaller():
             # Nothing tells the session; a new one asks the kernel, which knows the path now.
             self._over("the path's largest datagram has become smaller")
         elif error.errno in _GONE_ADDRESS:
@@ -345,6 +360,13 @@ class QuicTransport(Transport):
                 self._move()
         else:
             self._over(f"connection lost: {error.strerror}")
+
+    def _path_is_smaller(self) -> bool:
+        """Whether the kernel knows by now that what the session sends is too large for the path."""
+        try:
+            return udp.largest_payload(self._socket) < self._session.path_mtu
+        except OSError:
+            return False
 
     def _move(self) -> None:
         """Our address or way is gone: the connection goes on from another, if there is one."""

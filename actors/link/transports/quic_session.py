@@ -258,11 +258,16 @@ class QuicSession:
         core = self._core
         if core is None or not self.handshaken:
             return 0
-        *_, path_mtu = core.active_path
         theirs = self._quic._remote_max_datagram_frame_size or 0
         remote_id = self._quic._tls.remote_initial_source_connection_id or b"" if self._quic._tls else b""
         around = _AROUND_A_DATAGRAM + max(CONNECTION_ID_BYTES, len(remote_id))
-        return max(0, min(int(path_mtu) - around, theirs - _AROUND_A_DATAGRAM))
+        return max(0, min(self.path_mtu - around, theirs - _AROUND_A_DATAGRAM))
+
+    @property
+    def path_mtu(self) -> int:
+        """Bytes of UDP payload that the path is known to carry; what is larger is a question to it."""
+        core = self._core
+        return SMALLEST_PAYLOAD if core is None else int(core.active_path[-1])
 
     @property
     def remote(self) -> Address | None:
