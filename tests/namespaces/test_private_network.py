@@ -16,7 +16,6 @@ from tests.lab.nodes import LISTEN_PORT, MyceliumNode, Node, PrivateMyceliumNode
 from tests.lab.ping import ping_until_reply
 from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT
-from tests.namespaces.processes import find_process, kill_process
 
 pytestmark = [pytest.mark.namespaces]
 
@@ -109,15 +108,6 @@ def test_septate_and_mycelium_share_a_private_network(join: Join, listens: type[
     dialler = join(dials, "dials", listener, proto="tcp")
     reach_each_other(dialler, listener)
     carry_flows(dialler, listener)
-
-
-def test_link_of_a_private_network_is_dialled_again_when_its_process_is_killed(join: Join) -> None:
-    listener = join(SeptateNode, "listens")
-    dialler = join(SeptateNode, "dials", listener)
-    reach_each_other(dialler, listener)
-    assert isinstance(listener, SeptateNode)
-    kill_process(listener, find_process(listener, "link"))
-    reach_each_other(dialler, listener)
 
 
 @pytest.mark.parametrize(
