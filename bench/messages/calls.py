@@ -62,9 +62,12 @@ def push_batches(port: int, connections: int, count: int, size: int, destination
     return {"begin": begin, "end": time.monotonic(), "ids": ids}
 
 
-def pop(port: int, connections: int, count: int) -> Found:
-    """Takes `count` messages out of the inbox; when the last one was there, and how many were different."""
-    asked = request("GET", "/api/v1/messages")
+def pop(port: int, connections: int, count: int, wait_s: int) -> Found:
+    """Takes `count` messages out of the inbox; when the last one was there, and how many were different.
+
+    Each call waits up to `wait_s` seconds for a message.
+    """
+    asked = request("GET", f"/api/v1/messages?timeout={wait_s}")
 
     def read(status: int, body: bytes) -> list[Any]:
         if status not in (_OK, _NOTHING):
@@ -101,7 +104,7 @@ def _pop(port: int, connections: int, count: int, asked: bytes, read: Any) -> Fo
             raise LoadError(f"{len(ids)} of {count} messages arrived, and then none for {QUIET_SECONDS:g} s")
         return IDLE_SECONDS
 
-    run(port, connections, following, answered)
+    run(port, connections, following, answered, lambda: len(ids) >= count)
     return {"end": end, "different": len(ids)}
 
 

@@ -57,8 +57,9 @@ def run(
     connections: int,
     next_request: Callable[[], bytes | None],
     on_answer: Callable[[int, bytes, float], float],
+    is_done: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Keeps `connections` calls under way until `next_request` gives None and all are answered.
+    """Keeps `connections` calls under way until `next_request` gives None and all are answered, or until `is_done`.
 
     `on_answer` gets status, body and seconds, and returns the seconds of rest before the next call there.
     """
@@ -82,7 +83,7 @@ def run(
             selector.register(made, selectors.EVENT_READ, opened[-1])
         for exchange in opened:
             begin(exchange)
-        while busy or resting:
+        while (busy or resting) and not is_done():
             events = selector.select(IDLE_SECONDS if resting else QUIET_SECONDS)
             if not events and not resting:
                 raise LoadError(f"the API said nothing for {QUIET_SECONDS:g} s")

@@ -34,6 +34,7 @@ CLIENTS: Final = 50
 CALLS: Final = 50
 """In one batch of JSON-RPC."""
 CALL_SECONDS: Final = 120.0
+WAIT_SECONDS: Final = 20
 SETTLE_SECONDS: Final = 2.0
 SAMPLE: Final = 200
 BATCH: Final = 2000
@@ -97,7 +98,7 @@ def measure_rate_both(line: Line, amounts: Amounts) -> Figures:
 
 def _rate(ways: list[tuple[Node, Node]], count: int, batch: int = 1) -> float:
     if batch == 1:
-        readers = [Tool(receiver, "pop", API_PORT, READERS, count) for _, receiver in ways]
+        readers = [Tool(other, "pop", API_PORT, READERS, count, _patience(other, len(ways))) for _, other in ways]
         senders = [Tool(one, "push", API_PORT, SENDERS, count, MESSAGE_BYTES, other.address) for one, other in ways]
     else:
         readers = [Tool(receiver, "pop_batches", RPC_PORT, READERS, count, batch) for _, receiver in ways]
@@ -111,6 +112,11 @@ def _rate(ways: list[tuple[Node, Node]], count: int, batch: int = 1) -> float:
     if missing:
         raise LabError(f"{missing} messages were popped twice")
     return float(count * len(ways) / (max(end["end"] for end in ends) - begin))
+
+
+def _patience(reader: Node, ways: int) -> int:
+    # A Mycelium node that also sends would send nothing while a reader waits.
+    return 0 if ways > 1 and not isinstance(reader, SeptateNode) else WAIT_SECONDS
 
 
 def measure_large(line: Line, amounts: Amounts) -> Figures:
@@ -222,7 +228,7 @@ def measure_inbox(line: Line, amounts: Amounts) -> Figures:
         _fill(line, min(BATCH, amounts.inbox))
     time.sleep(SETTLE_SECONDS)
     after = memory_of(line.last.process_id).total
-    Tool(line.last, "pop", API_PORT, READERS, amounts.inbox).result(CALL_SECONDS * 10)
+    Tool(line.last, "pop", API_PORT, READERS, amounts.inbox, 0).result(CALL_SECONDS * 10)
     return {"inbox": after / MEGA, "inbox_more": (after - before) / MEGA}
 
 

@@ -42,7 +42,7 @@ def test_pops_go_on_until_all_messages_were_there() -> None:
         for number in (1, 2):
             api.answer("GET", "/messages", status=204)
             api.answer("GET", "/messages", {"id": f"{number:016x}", **MESSAGE})
-        found = calls.pop(api.port, 1, 2)
+        found = calls.pop(api.port, 1, 2, 0)
     assert found["different"] == 2
     assert len(api.calls) == 4
 
