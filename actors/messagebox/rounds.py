@@ -1,6 +1,8 @@
 """The order of things: the database first, then whatever others hear of it (protocol: `messages/events.py`).
 
-All that arrives in one round of the loop is one transaction: a thousand messages wait for the disk once.
+All that arrives in one round of the loop is one transaction: a thousand messages wait for the disk once. Packets that
+promise nothing go out before that wait: a death of this process can't undo what they rest on, and the machine's own is
+made good for by the other end, which begins again.
 """
 
 from __future__ import annotations
@@ -12,9 +14,14 @@ from typing import Any, Final, TypeVar
 from actors.messagebox.store import Store
 from actors.runtime.loop import Loop, Timer
 from protocol.mycelium.messages.box import MessageBox
+from protocol.mycelium.messages.events import Send
+from protocol.mycelium.messages.packets import Chunk, ChunkAck, Init, InitAck
 
 PROGRESS_SECONDS: Final = 0.25
 """How much of a large message may have to be sent again after a death."""
+
+_PROMISE_NOTHING: Final = frozenset({Init, InitAck, Chunk, ChunkAck})
+"""Packets that a node which lost all its memory makes good for: they begin a message, or go on with it."""
 
 _Event = TypeVar("_Event")
 
@@ -27,6 +34,8 @@ class Rounds:
         self._box = box
         self._store = store
         self._handlers: dict[type[Any], Callable[[Any], None]] = {}
+        self._early: list[tuple[Callable[[Any], None], Any]] = []
+        """What needs no more than that this process can't forget it."""
         self._later: list[tuple[Callable[[Any], None], Any]] = []
         self._planned = False
         self._timer: Timer | None = None
@@ -53,7 +62,8 @@ class Rounds:
             store.apply(event, wall)
             handler = handlers.get(type(event))
             if handler is not None:
-                self._later.append((handler, event))
+                promises_nothing = type(event) is Send and type(event.packet) in _PROMISE_NOTHING
+                (self._early if promises_nothing else self._later).append((handler, event))
         self._plan()
 
     def after_commit(self, call: Callable[[Any], None], argument: Any) -> None:
@@ -69,13 +79,20 @@ class Rounds:
     def _finish(self) -> None:
         self._planned = False
         self._store.commit()
+        early, self._early = self._early, []
         later, self._later = self._later, []
-        for call, argument in later:
+        self._call(early)
+        # The other nodes work on these while we wait for the disk.
+        self._store.keep_promises()
+        self._call(later)
+        if not self._planned:
+            self._arm()
+
+    def _call(self, calls: list[tuple[Callable[[Any], None], Any]]) -> None:
+        for call, argument in calls:
             call(argument)
         for end in self._at_end:
             end()
-        if not self._planned:
-            self._arm()
 
     def _arm(self) -> None:
         deadline = self._box.next_deadline()

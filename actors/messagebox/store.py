@@ -129,6 +129,9 @@ class Store:
             self.set_aside = self._put_away()
             self._database = self._open()
         self._promises = False
+        """What is not committed promises something."""
+        self._owed = False
+        """What is committed does, and may not be on disk."""
         self._gone: dict[str, int] = {}
         """Table → the highest number of a row that was deleted since the last commit."""
         self._changes = self._database.total_changes
@@ -139,6 +142,7 @@ class Store:
     def close(self) -> None:
         """Commits what is open, and closes."""
         self.commit()
+        self.keep_promises()
         self._database.rollback()
         self._database.close()
 
@@ -155,7 +159,10 @@ class Store:
                 self._gone[table] = max(number, self._gone.get(table, 0))
 
     def commit(self) -> None:
-        """Ends the transaction of this round; returns when what promises something is on disk."""
+        """Ends the transaction of this round: no death of this process undoes it.
+
+        What promises something may be told to others after `keep_promises` only: the machine may die, too.
+        """
         if self._database.total_changes == self._changes:
             return
         for table, number in self._gone.items():
@@ -166,12 +173,21 @@ class Store:
             )
         self._gone.clear()
         self._database.execute("COMMIT")
-        if self._promises:
-            # The safety level can't be changed inside a transaction. A full one syncs the log with all before it.
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._set("promised", b"")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._promises = False
+        self._owed |= self._promises
+        self._promises = False
+        self._begin()
+        self._changes = self._database.total_changes
+
+    def keep_promises(self) -> None:
+        """Returns when what was committed and promises something is on disk."""
+        if not self._owed:
+            return
+        self._database.execute("COMMIT")
+        # The safety level can't be changed inside a transaction. A full one syncs the log with all before it.
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._set("promised", b"")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._owed = self._promises = False
         self._begin()
         self._changes = self._database.total_changes
 
@@ -182,6 +198,7 @@ class Store:
     def tidy(self) -> None:
         """Copies the log into the database, and gives free pages back; for a quiet moment, outside of a round."""
         self.commit()
+        self.keep_promises()
         self._database.rollback()
         # By `execute` one page would be given back: it gives no rows, and is not asked for the rest.
         self._database.executescript(f"PRAGMA incremental_vacuum({_PAGES_PER_VACUUM})")

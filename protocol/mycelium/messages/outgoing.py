@@ -86,6 +86,13 @@ REPORTED: Final = {
 }
 
 
+_NO_CHUNKS: Final = ChunkPlan(0)
+_NO_FLIGHT: Final[dict[int, float]] = {}
+_NONE_LOST: Final[deque[int]] = deque()
+_NONE_RESENT: Final[set[int]] = set()
+"""Shared by all that are finished, so never written to."""
+
+
 class Outgoing:
     """One own message. Times are monotonic seconds."""
 
@@ -169,7 +176,7 @@ class Outgoing:
         """It had `length` bytes and came to a final state in an earlier life. Raises `KeyError` for another state."""
         self.phase = FINAL_PHASES[state]
         self.length = length
-        self.data = b""
+        self._let_go()
 
     def can(self, saw: Saw) -> bool:
         """Whether the table has an answer to this."""
@@ -184,8 +191,7 @@ class Outgoing:
         self.since = now
         self.probed = False
         if following in FINISHED:
-            self.data = b""
-            self._forget_chunks()
+            self._let_go()
         elif following is Phase.SENDING:
             self.heard = now
             self.losses = 0
@@ -312,6 +318,16 @@ class Outgoing:
         self.heard = now
         self.losses = 0
         return True, None if index in self._resent else sent_at
+
+    def _let_go(self) -> None:
+        """Thousands of finished messages are remembered: each keeps what people may ask, and nothing else."""
+        self.data = b""
+        self.plan = _NO_CHUNKS
+        self._acked = bytearray()
+        self.acked_count = self._next = 0
+        self.flight, self._lost, self._resent = _NO_FLIGHT, _NONE_LOST, _NONE_RESENT
+        self.resumed = ()
+        self._digest = None
 
     def _forget_chunks(self) -> None:
         self._acked = bytearray(self.plan.count)

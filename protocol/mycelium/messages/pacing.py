@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.mycelium.messages.chunking import CHUNK_BYTES
+from protocol.mycelium.messages.chunking import CHUNK_BYTES, LARGE_CHUNK_BYTES
 
 SHORTEST_REPEAT: Final = 0.1
 """Seconds: the reference's own timer. A receiver that is busy is not to be hit more often than by its own kind."""
@@ -23,7 +23,8 @@ _GRANULARITY: Final = 0.02
 FIRST_WINDOW: Final = 256 * CHUNK_BYTES
 SMALLEST_WINDOW: Final = 64 * CHUNK_BYTES
 """On a way that loses a third of everything this still keeps up with the reference, which never slows down."""
-LARGEST_WINDOW: Final = 2048 * CHUNK_BYTES
+FIRST_LARGE_WINDOW: Final = 24 * LARGE_CHUNK_BYTES
+LARGEST_WINDOW: Final = 4 << 20
 
 
 class Pace:
@@ -82,6 +83,10 @@ class Pace:
         """A chunk of `size` bytes arrived: the window grows, by as much, or, above the threshold, by one per window."""
         growth = size if self.window < self._threshold else size * CHUNK_BYTES // self.window
         self.window = min(self.window + growth, LARGEST_WINDOW)
+
+    def widen(self) -> None:
+        """Chunks are large from here on: a few dozen at first, as of small ones some hundred."""
+        self.window = max(self.window, FIRST_LARGE_WINDOW)
 
     def lost(self, now: float) -> None:
         """Chunks were lost: the window is halved, once for each round of chunks."""

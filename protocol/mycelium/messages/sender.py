@@ -283,6 +283,7 @@ class Sender:
             return True
         if accepted and message.offered:
             message.cut(LARGE_CHUNK_BYTES)
+            self._way(message).pace.widen()
         if message.sent_once:
             self._way(message).pace.measured(now - message.sent_at)
         else:
