@@ -26,7 +26,7 @@ from tests.namespaces.processes import find_process, kill_process
 pytestmark = pytest.mark.namespaces
 
 PATIENCE: Final = 30.0
-SECONDS_OF_KILLS: Final = float(os.environ.get("MESSAGE_KILL_SECONDS", "6"))
+SECONDS_OF_KILLS: Final = float(os.environ.get("MESSAGE_KILL_SECONDS", "4"))
 """60 before a release."""
 STEPS: Final = 10
 CHAINS_PER_SECOND: Final = 400 / 60
@@ -65,7 +65,7 @@ def wait_for_state(post: Post, message_id: bytes, *states: str) -> None:
     wait_until(f"a message {' or '.join(states)}", lambda: post.state(message_id) in states, PATIENCE)
 
 
-@pytest.mark.parametrize("size", [0, 1, 1300, 1301, 1549, 70_000, 10_000_000])
+@pytest.mark.parametrize("size", [0, 1, 1300, 1301, 1549, 70_000, 5_000_000])
 def test_a_message_of_any_size_arrives_and_its_sender_hears_that_it_was_read(pair: Pair, size: int) -> None:
     data = random.Random(size).randbytes(size)
     _, message_id = pair.here.push(packed(pair.far), data, topic=b"demo")
@@ -113,12 +113,14 @@ def test_a_message_that_is_given_up_does_not_arrive(pair: Pair) -> None:
     assert pair.here.state(message_id) == "aborted"
 
 
-@pytest.mark.parametrize("role", ["messagebox", "tun", "link", "router"])
-@pytest.mark.parametrize("where", ["near", "far"])
+@pytest.mark.parametrize(
+    ("where", "role"),
+    [("near", "messagebox"), ("far", "messagebox"), ("near", "tun"), ("far", "link"), ("near", "router")],
+)
 def test_a_large_message_goes_on_when_a_process_is_killed_in_the_middle(pair: Pair, where: str, role: str) -> None:
     node: SeptateNode = getattr(pair, where)
     victim = find_process(node, role)
-    data = random.Random(role).randbytes(20_000_000)
+    data = random.Random(role).randbytes(8_000_000)
     _, message_id = pair.here.push(packed(pair.far), data)
     wait_until("some of it arrived", lambda: pair.here.outbox(message_id)[0].acked > 0, PATIENCE)
     kill_process(node, victim)

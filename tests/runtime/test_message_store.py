@@ -284,7 +284,7 @@ def test_a_database_with_a_damaged_page_is_set_aside_when_it_was_suspected(tmp_p
         receive(store, number, payload(1000, number), message_id=number.to_bytes(8, "big"))
     store.close()
     content = bytearray((tmp_path / FILE).read_bytes())
-    content[3 * 4096 : 40 * 4096] = bytes(37 * 4096)
+    content[2 * 16_384 : 20 * 16_384] = bytes(18 * 16_384)
     (tmp_path / FILE).write_bytes(content)
     broken = Store(tmp_path)
     with pytest.raises(sqlite3.DatabaseError):

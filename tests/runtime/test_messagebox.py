@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +54,7 @@ from tests.unit.message_factory import ALICE, BOB, ID, payload
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
+ROOT: Final = Path(__file__).parents[2]
 LIFE: Final = b"one life of node"
 IDS: Final = [bytes(7) + bytes([number]) for number in range(256)]
 
@@ -661,6 +664,23 @@ class TestStream:
                 with serving(run):
                     assert consumer.message()["uid"] == uid
                     consumer.acknowledge(uid)
+
+    @pytest.mark.parametrize("program", ["the documentation", "the example"])
+    def test_a_program_as_it_is_documented_gets_messages(self, run: Path, tun: Tun, post: Post, program: str) -> None:
+        if program == "the example":
+            command = [str(ROOT / "examples/stream.py"), str(run), str(run / "done.sqlite"), "orders"]
+        else:
+            code = (ROOT / "docs/messages.md").read_text().split("```python\n")[1].split("```")[0]
+            command = ["-uc", code.replace("/run/septate/main", str(run))]
+        with serving(run):
+            tun.deliver(b"other", b"other", IDS[0])
+            tun.deliver(b"two pounds", b"orders", IDS[1])
+            with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE) as consumer:
+                assert consumer.stdout is not None
+                assert b"two pounds" in consumer.stdout.readline()
+                tun.wait_for(lambda body: body == factory.read(IDS[1]))
+                consumer.kill()
+            assert post.pop(topic=b"orders") is None
 
     def test_an_acknowledgement_repeated_in_the_next_life_is_confirmed(self, run: Path, tun: Tun) -> None:
         with serving(run) as child:

@@ -168,6 +168,8 @@ class Outgoing:
         """Chunks that were acknowledged in an earlier life."""
         self.in_ring = False
         self._digest: bytes | None = None
+        self._lost: deque[int]
+        self._resent: set[int]
         self._forget_chunks()
 
     # --- state --------------------------------------------------------------------------------------------------------
@@ -333,5 +335,5 @@ class Outgoing:
         self._acked = bytearray(self.plan.count)
         self.acked_count = 0
         self._next = 0
-        self._lost: deque[int] = deque()
-        self._resent: set[int] = set()
+        self._lost = deque()
+        self._resent = set()
