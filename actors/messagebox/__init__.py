@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class MessageboxConfig:
     public_key: bytes
     """The node's, 32 bytes."""
     folder: Path
-    """Of its database; it is there, and nobody else may enter it."""
+    """Of its database; it is there, and nobody else may write to it."""
     topics: TopicRules
     """The rules of the topic configuration file."""
     life: bytes
@@ -72,11 +73,17 @@ def prepare(public_key: bytes, folder: Path | None, topic_rules: str, life: byte
         raise BirthError("this user has no home where messages could be kept; name a folder with --message-dir")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        found = folder.stat()
     except OSError as error:
         raise BirthError(
             f"cannot make the folder of messages {folder}: {error.strerror}; give another with --message-dir"
         ) from None
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        # Not made ours by force: somebody may have named a folder that he shares, such as /tmp.
+        raise BirthError(
+            f"others may write to the folder of messages {folder}; give a folder of your own with --message-dir, "
+            "or take their right away"
+        )
     return MessageboxConfig(public_key, folder, TopicRules.from_toml(topic_rules), life)
 
 

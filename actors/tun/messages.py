@@ -20,7 +20,6 @@ from actors.tun.sealing import Flow, Sealer
 from protocol.forwarding import ForwardingTable
 from protocol.frames import (
     MAX_BODIES,
-    MAX_BODIES_BYTES,
     MessageRoute,
     MessagesOpened,
     MessagesSealed,
@@ -41,6 +40,8 @@ from protocol.mycelium.sealing import INNER_HEADER, MAX_BODY
 BOX: Final = "messagebox"
 MAX_SMALL_BODY: Final = 1400
 """What every node on any way takes (messages spec 1)."""
+OPENED_BYTES: Final = 256 << 10
+"""In one frame: as many of them as a socket holds may wait for a message box that is being restarted."""
 QUEUE_BYTES: Final = 4 << 20
 """In all; the message box keeps far below it. Above that bodies are dropped."""
 QUEUE_SECONDS: Final = 2.0
@@ -144,7 +145,7 @@ class Messages:
             self._counters["dropped.message"] += 1
             return
         body = bytes(plain[INNER_HEADER:])
-        if self._opened_bytes + len(body) > MAX_BODIES_BYTES or len(self._heads) == MAX_BODIES:
+        if self._opened_bytes + len(body) > OPENED_BYTES or len(self._heads) == MAX_BODIES:
             self._pass_opened()
         if not self._heads:
             self._loop.defer(self._pass_opened)
@@ -232,7 +233,6 @@ class Messages:
 
     def _budget(self, lane: int) -> int:
         """Bytes that may go to this link now."""
-        self._exchange.ran_dry(lane)
         allowance = min(self._exchange.allowance(lane), ROUND_BYTES)
         host = self._host_bytes(lane)
         if host is None:

@@ -20,6 +20,7 @@ import zmq
 
 from actors import messagebox
 from actors.messagebox.store import FILE
+from actors.runtime.birth import BirthError
 from protocol.codec import pack, unpack
 from protocol.frames import (
     MAX_PART_BYTES,
@@ -723,6 +724,14 @@ class TestDatabase:
             assert post.pop() is None
         assert "the database of messages was damaged" in capfd.readouterr().err
         assert len(list((run / "messages").glob("*.damaged-*"))) == 1
+
+    def test_a_folder_that_others_may_write_to_is_left_as_it_is(self, run: Path) -> None:
+        shared = run / "shared"
+        shared.mkdir()
+        shared.chmod(0o777)
+        with pytest.raises(BirthError, match=r"others may write to the folder of messages .*/shared; give a folder"):
+            messagebox.prepare(BOB.key, shared, "", LIFE)
+        assert shared.stat().st_mode & 0o777 == 0o777
 
     def test_nobody_else_may_enter_the_folder(self, run: Path) -> None:
         with serving(run):
