@@ -32,7 +32,9 @@ def read_config_file(path: Path, *, may_be_missing: bool) -> FileSettings:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        raise ConfigError(f"cannot read configuration file {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read configuration file {path}: {error.strerror}; name another one with --config-file"
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     try:

@@ -33,11 +33,12 @@ class Number(click.ParamType[int]):
 
 
 class Parsed(click.ParamType[Any]):
-    """What `parse` makes of a word; its `ValueError` becomes a usage error."""
+    """What `parse` makes of a word; its `ValueError` becomes a usage error that ends with an `example` of one."""
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], Any], example: str) -> None:
         self.name = name
         self._parse = parse
+        self._example = example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The parsed value, or a usage error."""
@@ -46,7 +47,7 @@ class Parsed(click.ParamType[Any]):
         try:
             return self._parse(value)
         except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+            self.fail(f"{value!r}: {error}; write it like {self._example}", param, ctx)
 
 
 class OnceOption(click.Option):

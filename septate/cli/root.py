@@ -24,8 +24,8 @@ from septate.cli.stats import stats
 from septate.cli.tap import tap
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_ADDRESS = Parsed("ip:port", SocketAddress.parse)
-_ENDPOINT = Parsed("endpoint", lambda text: str(Endpoint.parse(text)))
+_ADDRESS = Parsed("ip:port", SocketAddress.parse, "127.0.0.1:8989 or [::1]:8989")
+_ENDPOINT = Parsed("endpoint", lambda text: str(Endpoint.parse(text)), "tcp://192.0.2.10:9651")
 _FILE = click.Path()
 _FOLDER = click.Path(file_okay=False)
 
@@ -75,7 +75,7 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
 @click.option(
     "--allow",
     cls=RepeatedOption,
-    type=Parsed("rule", _rule),
+    type=Parsed("rule", _rule, "'5ea::/16 tcp/22'"),
     metavar="RULE",
     help="Let only this in from the overlay, such as 'any icmp' or '5ea::/16 tcp/22'; may be given again.",
 )

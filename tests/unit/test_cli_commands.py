@@ -102,6 +102,21 @@ def test_command_line_that_is_not_understood_exits_with_2(argv: list[str]) -> No
     assert "Error: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--api-addr", "x", "peers", "list"], ["--api-addr", "'x'", "127.0.0.1:8989"]),
+        (["--peers", "x"], ["--peers", "'x'", "tcp://192.0.2.10:9651"]),
+        (["--allow", "x"], ["--allow", "'x'", "tcp/22"]),
+        (["-c", "absent", "peers", "list"], ["absent", "No such file", "--config-file"]),
+    ],
+)
+def test_error_names_the_thing_and_what_would_be_right(argv: list[str], words: list[str]) -> None:
+    result = run(*argv)
+    assert result.exit_code in (1, 2)
+    assert all(word in result.stderr for word in words), result.stderr
+
+
 @pytest.mark.parametrize("argv", [["help"], ["help", "peers"], ["peers", "help", "add"], ["proxy", "probe", "help"]])
 def test_help_goes_to_standard_output(argv: list[str]) -> None:
     result = run(*argv)
