@@ -1,4 +1,4 @@
-"""Writes what is made from the command line: `python -m manual`, or `python -m manual --check` to only compare."""
+"""Writes what is made from the command line and the APIs: `python -m manual`; with `--check` it only compares."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from manual import bash, fish, markdown, roff, zsh
+from manual import bash, fish, interfaces, markdown, roff, zsh
 from manual.commands import program
 from septate import __version__
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REFERENCE: Final = ROOT / "docs" / "cli.md"
+INTERFACES: Final = ROOT / "docs" / "api.md"
 
 
 def made() -> dict[Path, str]:
@@ -25,6 +26,7 @@ def made() -> dict[Path, str]:
         completions / "septate.fish": fish.script(whole),
         ROOT / "deploy" / "man" / "septate.1": roff.page(whole, __version__),
         REFERENCE: markdown.page(REFERENCE.read_text(), whole),
+        INTERFACES: interfaces.page(INTERFACES.read_text()),
     }
 
 

@@ -1,9 +1,9 @@
-"""The made parts of docs/cli.md: each stands between two comments, and the rest of the page is written by hand."""
+"""Made parts of pages, which stand between two comments, and those of docs/cli.md; the rest is written by hand."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from manual.commands import Command, Option, described, leaves
@@ -17,16 +17,21 @@ _PART: Final = re.compile(r"(<!-- made by make manual: (?P<name>[a-z ]+) -->\n).
 def page(text: str, program: Command) -> str:
     """`text` with its made parts anew. Raises `ValueError` where a part is missing or nobody can make it."""
     parts = {
-        "exit codes": _table(("Exit code", "Meaning"), EXIT_CODES),
-        "commands": _table(
+        "exit codes": table(("Exit code", "Meaning"), EXIT_CODES),
+        "commands": table(
             ("Command", "Does"), [(f"`{_cell(one.usage)}`", _prose(one.summary)) for one in leaves(program)]
         ),
         "command options": _command_options(program),
         "options": f"{OPTIONS_NOTE}\n\n{_options(program)}",
         "settings without effect": _without_effect(),
-        "environment": _table(("Variable", "Meaning"), [(_names(names), text) for names, text in ENVIRONMENT]),
+        "environment": table(("Variable", "Meaning"), [(_names(names), text) for names, text in ENVIRONMENT]),
         "examples": "```\n" + "\n".join(f"{line:<90}# {text}" for text, line in EXAMPLES) + "\n```",
     }
+    return filled(text, parts)
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """`text` with its made parts anew, by name. Raises `ValueError` where one is missing or nobody can make it."""
     seen = [found["name"] for found in _PART.finditer(text)]
     if sorted(seen) != sorted(parts):
         raise ValueError(f"the page has the made parts {seen}, and should have each of {list(parts)} once")
@@ -41,12 +46,12 @@ def _command_options(program: Command) -> str:
             parts.append(f"### {' '.join(command.path[1:])}")
             parts += map(_prose, command.text)
         if own:
-            parts.append(_table(("Option", "Meaning"), [(f"`{_cell(one.usage)}`", _meaning(one)) for one in own]))
+            parts.append(table(("Option", "Meaning"), [(f"`{_cell(one.usage)}`", _meaning(one)) for one in own]))
     return "\n\n".join(parts)
 
 
 def _options(program: Command) -> str:
-    return _table(
+    return table(
         ("Option", "File key", "Default", "Meaning"),
         [
             (
@@ -62,7 +67,7 @@ def _options(program: Command) -> str:
 
 def _without_effect() -> str:
     accepted, refused = ([f"`{name}`" for name in names] for names in (config.without_effect(), config.parts_to_come()))
-    return _table(
+    return table(
         ("Settings", "What happens"),
         [
             (", ".join(accepted), "accepted without effect, and said so in one line"),
@@ -79,7 +84,8 @@ def _prose(text: str) -> str:
     return _OPTION.sub(lambda found: f"`{found[0]}`", text)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,13 +1,14 @@
 """Who may ask: on a loopback address nobody under a foreign name, and no page of a foreign site.
 
 A page in a browser can point its own host name at 127.0.0.1 (DNS rebinding), and can send some requests, and open
-WebSockets, without asking first. Either gives itself away: by the Host header, or by the Origin header that browsers
-add and programs don't.
+WebSockets, without asking first; a blind GET is enough to take a message. All of that gives itself away: by the Host
+header, or by the headers Origin and Sec-Fetch-Site that browsers add and programs don't.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,16 +17,20 @@ from actors.api.faults import ApiError, Fault
 from protocol.mycelium.endpoint import EndpointError, parse_ip
 
 _WEB: Final = ("http", "https")
+_CROSS_SITE: Final = "cross-site"
 
 
-def check_names(host: str | None, origin: str | None) -> None:
-    """Raises `ApiError` unless the values of the headers Host and Origin, None where absent, are local names."""
+def check_names(header: Callable[[str], str | None]) -> None:
+    """Raises `ApiError` where a request shows a foreign name or site; `header` finds a header by its name."""
+    host, origin, site = (header(name) for name in ("host", "origin", "sec-fetch-site"))
     if host is not None and not is_local_name(host):
         raise ApiError(
             Fault.FOREIGN_NAME, "this API answers to addresses and localhost only, not to other names in Host"
         )
     if origin is not None and not is_local_origin(origin):
         raise ApiError(Fault.FOREIGN_NAME, f"pages of {origin[:200]!r} may not use this API")
+    if site == _CROSS_SITE:
+        raise ApiError(Fault.FOREIGN_NAME, "pages of other sites may not use this API")
 
 
 def is_local_name(host: str) -> bool:

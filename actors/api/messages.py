@@ -143,8 +143,9 @@ class Messages:
     ) -> tuple[PushedMessage, Received | None]:
         if len(letter.topic) > MAX_TOPIC and not letter.reply_to:
             raise ApiError(Fault.TOPIC_TOO_LONG, f"a topic of {len(letter.topic)} bytes; shorten it to {MAX_TOPIC}")
-        # With a key of its own it can be said again to a message box that was restarted meanwhile.
-        key = letter.key or os.urandom(_OWN_KEY_BYTES)
+        # Who waits gets a key, by which a message box that was restarted meanwhile knows the message again. The others
+        # don't: it remembers a limited number of keys, and those belong to who chose them.
+        key = letter.key or (b"" if wait_s is None else os.urandom(_OWN_KEY_BYTES))
         until = None if wait_s is None else time.monotonic() + wait_s
 
         def attempt() -> tuple[PushedMessage, Received | None]:
@@ -155,7 +156,7 @@ class Messages:
                     return pushed, None
                 return pushed, self._hear_message(talk, token, until, abandonment, most)
 
-        return _patiently(attempt, until)
+        return _patiently(attempt, until, again=bool(key))
 
     def _say_letter(self, talk: Dialogue, token: int, letter: Letter, key: bytes, until: float | None) -> MessagePushed:
         data = memoryview(letter.data)
@@ -288,13 +289,18 @@ class _TakenAway(Exception):
     """The message went to somebody else after all."""
 
 
-def _patiently(attempt: Callable[[], _T], until: float | None) -> _T:
-    # A message box that ended is back within a moment, and is asked again: until `until`, and at least for a while.
+def _patiently(attempt: Callable[[], _T], until: float | None, *, again: bool = True) -> _T:
+    # A message box that ended is back within a moment, and is asked again where that is harmless: until `until`, and
+    # at least for a while.
     give_up = max(until or 0.0, time.monotonic()) + DEADLINE_S
     while True:
         try:
             return attempt()
         except (Gone, _TakenAway):
+            if not again:
+                raise unavailable(
+                    NoAnswer(BOX, "it ended, with the message or without; repeat such calls with an idempotency key")
+                ) from None
             if time.monotonic() > give_up:
                 raise unavailable(NoAnswer(BOX, "it ended while it was asked, again and again")) from None
             time.sleep(RETRY_PAUSE_S)

@@ -9,7 +9,18 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 JsonSchema = dict[str, Any]
 
@@ -76,14 +87,18 @@ class Schemas:
                 "type": "object",
                 "description": (hint.__doc__ or "").strip(),
                 "properties": {member: self.of(_unwrapped(part)) for member, part in hints.items()},
-                "required": [member for member in hints if member in hint.__required_keys__],
+                "required": [member for member, part in hints.items() if not may_be_missing(part)],
             }
         return {"$ref": self._prefix + name}
 
 
+def may_be_missing(hint: Any) -> bool:
+    """Whether a member of a TypedDict is `NotRequired`. Its own `__required_keys__` can't see through annotations."""
+    return get_origin(hint) is NotRequired
+
+
 def _unwrapped(hint: Any) -> Any:
-    # NotRequired[…] is said by `required` already.
-    return get_args(hint)[0] if getattr(get_origin(hint), "_name", "") in ("NotRequired", "Required") else hint
+    return get_args(hint)[0] if may_be_missing(hint) else hint
 
 
 def _noted(notes: Iterable[Any]) -> JsonSchema:

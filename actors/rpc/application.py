@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from actors.api.faults import ApiError
@@ -58,34 +57,29 @@ class Client:
 class _Line(Client):
     """One WebSocket: its calls, of which some run and some wait for their turn."""
 
-    __slots__ = ("_octets", "_running", "calls", "send")
+    __slots__ = ("_octets", "calls", "running", "send")
 
     def __init__(self, send: Send) -> None:
         super().__init__()
         self.send = send
         self.calls: set[asyncio.Task[None]] = set()
-        self._running = asyncio.Semaphore(CALLS_PER_WEBSOCKET)
+        self.running = asyncio.Semaphore(CALLS_PER_WEBSOCKET)
         self._octets = 0
 
-    def add(self, call: Coroutine[Any, Any, None]) -> None:
-        """One more call."""
+    def add(self, call: Coroutine[Any, Any, None], octets: int) -> None:
+        """One more call, of so many bytes."""
+        self._octets += octets
         task = asyncio.create_task(call)
         self.calls.add(task)
-        task.add_done_callback(self.calls.discard)
+        task.add_done_callback(lambda done: self._done(done, octets))
 
-    def crowded(self, octets: int) -> bool:
-        """Whether there is no room for a call of so many bytes."""
-        return len(self.calls) > QUEUED_PER_WEBSOCKET or self._octets + octets > QUEUED_BYTES_PER_WEBSOCKET
+    def has_room(self, octets: int) -> bool:
+        """Whether one more call of so many bytes may wait."""
+        return len(self.calls) < QUEUED_PER_WEBSOCKET and self._octets + octets <= QUEUED_BYTES_PER_WEBSOCKET
 
-    @asynccontextmanager
-    async def room(self, octets: int) -> AsyncIterator[None]:
-        """A turn to run."""
-        self._octets += octets
-        try:
-            async with self._running:
-                yield
-        finally:
-            self._octets -= octets
+    def _done(self, task: asyncio.Task[None], octets: int) -> None:
+        self.calls.discard(task)
+        self._octets -= octets
 
 
 def _refuse_crowd(_name: str, _params: Any) -> Any:
@@ -118,7 +112,7 @@ class Application:
     def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
         if self._check_host:
             try:
-                check_names(headers.get("host"), headers.get("origin"))
+                check_names(headers.get)
             except ApiError as error:
                 self._counters["rpc.foreign"] += 1
                 return 403, error.text
@@ -179,19 +173,20 @@ class Application:
             # Read at all times, or nobody would notice that the client is gone.
             while (message := await receive())["type"] == "websocket.receive":
                 text = message.get("text")
-                line.add(self._answer_frame(text.encode() if text is not None else bytes(message["bytes"]), line))
+                data = text.encode() if text is not None else bytes(message["bytes"])
+                line.add(self._answer_frame(data, line, line.has_room(len(data))), len(data))
         finally:
             line.left = True
             await asyncio.gather(*line.calls)
 
-    async def _answer_frame(self, data: bytes, line: _Line) -> None:
+    async def _answer_frame(self, data: bytes, line: _Line, has_room: bool) -> None:
         if len(data) > MAX_BYTES:
             reply: Reply | None = Reply(too_big())
-        elif line.crowded(len(data)):
+        elif not has_room:
             self._counters["rpc.crowded"] += 1
             reply = answer(data, _refuse_crowd)
         else:
-            async with line.room(len(data)):
+            async with line.running:
                 reply = None if line.left else await self._call(data, line)
         if reply is not None and reply.text is not None and not line.left:
             self._counters["websocket.answers"] += 1

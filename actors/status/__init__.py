@@ -33,6 +33,7 @@ from actors.status.http import MAX_BODY_BYTES
 from actors.status.metrics import build_metrics
 from actors.status.route import OURS
 from actors.status.server import BodyLimits, Server
+from protocol.mycelium.messages.limits import Limits
 
 if TYPE_CHECKING:
     from actors.runtime.actor import Runtime
@@ -42,9 +43,9 @@ THREADS: Final = 272
 MOST_WAITS: Final = 240
 """Calls that wait for a message or a reply; the rest of the threads is for the others."""
 METRICS_THREADS: Final = 4
-MAX_RAW_BYTES: Final = 256 << 20
-"""Of a message that is sent as it is."""
-MAX_RAW_TOGETHER: Final = 512 << 20
+MAX_RAW_BYTES: Final = Limits().message_bytes
+"""Of a message that is sent as it is: as much as a receiver takes."""
+MAX_RAW_TOGETHER: Final = 4 * MAX_RAW_BYTES
 """Of all such messages that are being taken at a time."""
 _LOOK_AFTER_THREADS_S: Final = 1.0
 

@@ -73,7 +73,8 @@ def make_app(counters: Counter[str], *, check_host: bool) -> Flask:
     # Nobody is there to read it.
     app.register_error_handler(Abandoned, lambda _: empty_answer(HTTPStatus.NO_CONTENT))
     if check_host:
-        app.before_request(lambda: check_names(request.headers.get("Host"), request.headers.get("Origin")))
+        # Flask's headers know no case.
+        app.before_request(lambda: check_names(request.headers.get))
     lock = threading.Lock()
 
     def count(answer: Response) -> Response:

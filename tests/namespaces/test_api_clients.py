@@ -279,14 +279,14 @@ def test_connection_that_is_cut_in_the_middle_of_a_body_costs_nothing(node: Sept
     connection = NamespaceConnection(node.namespace, "127.0.0.1", 8989, PATIENCE)
     connection.connect()
     head = f"POST {RAW}?dst={node.address} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
-    connection.sock.sendall(f"{head}Content-Length: {200 << 20}\r\n\r\n".encode() + bytes(1 << 20))
+    connection.sock.sendall(f"{head}Content-Length: {100 << 20}\r\n\r\n".encode() + bytes(1 << 20))
     connection.close()
     # Three times as much as there is room for.
     for _ in range(8):
         broken = NamespaceConnection(node.namespace, "127.0.0.1", 8989, PATIENCE)
         broken.connect()
         with contextlib.suppress(ConnectionError):
-            broken.sock.sendall(f"{head}Content-Length: {200 << 20}\r\n\r\n".encode())
+            broken.sock.sendall(f"{head}Content-Length: {100 << 20}\r\n\r\n".encode())
         broken.close()
 
     def is_free() -> bool:

@@ -22,7 +22,7 @@ import pytest
 from actors import status
 from actors.api.administration import NodeFacts
 from actors.api.asking import DEADLINE_S, Actors
-from actors.api.local import is_local_name
+from actors.api.local import is_local_name, is_local_origin
 from actors.api.node import Node as ApiNode
 from actors.api.waiting import Waits
 from actors.runtime.asking import Asker
@@ -383,6 +383,32 @@ def test_status_page_names_who_is_silent() -> None:
 def test_foreign_host_name_is_refused_on_loopback(api: Served) -> None:
     assert api.call("GET", "/api/v1/admin", headers={"Host": "rebound.example:8989"})["status"] == 403
     assert api.call("GET", "/api/v1/admin", headers={"Host": f"LOCALHOST:{api.port}"})["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://rebound.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 200),
+    ],
+)
+def test_page_of_another_site_is_refused_on_loopback(api: Served, headers: dict[str, str], status: int) -> None:
+    assert api.call("GET", "/api/v1/admin", headers=headers)["status"] == status
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:1", "https://[::1]", "http://localhost", "HTTP://LOCALHOST:8080"])
+def test_pages_of_this_machine_are_local(origin: str) -> None:
+    assert is_local_origin(origin)
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "null", "http://", "http://a.example", "http://localhost.example", "ftp://localhost", "http://[::1"]
+)
+def test_other_pages_are_not_local(origin: str) -> None:
+    assert not is_local_origin(origin)
 
 
 def test_any_host_name_will_do_elsewhere() -> None:
