@@ -75,8 +75,7 @@ def answer(data: bytes, run: Run) -> Reply:
         return Reply(None if found is None else _fitting(found))
     if not value:
         return Reply(_dump(_error(None, RpcError(INVALID_REQUEST))))
-    answers = [text for member in value if (found := _one(member, run)) is not None and (text := _fitting(found))]
-    return Reply(_batch(answers) if answers else None)
+    return _batch(value, run)
 
 
 def too_big() -> str:
@@ -84,9 +83,19 @@ def too_big() -> str:
     return _dump(_error(None, RpcError(REQUEST_TOO_BIG, data=_LIMIT)))
 
 
-def _batch(answers: list[str]) -> str:
-    whole = f"[{','.join(answers)}]"
-    return whole if len(whole.encode()) <= MAX_BYTES else _dump(_error(None, RpcError(RESPONSE_TOO_BIG, data=_LIMIT)))
+def _batch(calls: list[Any], run: Run) -> Reply:
+    answers: list[str] = []
+    size = len("[]")
+    for member in calls:
+        if (found := _one(member, run)) is None:
+            continue
+        text = _fitting(found)
+        size += len(text.encode()) + len(",")
+        if size > MAX_BYTES:
+            # What is left is not run: nobody would hear of it.
+            return Reply(_dump(_error(None, RpcError(RESPONSE_TOO_BIG, data=_LIMIT))))
+        answers.append(text)
+    return Reply(f"[{','.join(answers)}]" if answers else None)
 
 
 def _fitting(found: dict[str, Any]) -> str:

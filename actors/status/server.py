@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CONNECTIONS: Final = 1000
 MAX_ANSWER_BYTES: Final = 256 << 20
+IDLE_S: Final = 20.0
+"""A thread that had nothing to do for so long ends."""
+KEPT_THREADS: Final = 4
 _STOP_S: Final = 2.0
 
 
@@ -78,7 +81,10 @@ class Server:
 
 
 class _ThreadsAsNeeded(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """Starts a thread when a request finds none idle, up to a limit; behind it requests wait in the queue."""
+    """Starts a thread when a request finds none idle, up to a limit; behind it requests wait in the queue.
+
+    Those that have had nothing to do for a while end, but for a few.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -94,6 +100,30 @@ class _ThreadsAsNeeded(ThreadedTaskDispatcher):  # type: ignore[misc]
                 self.active_count += 1
                 self.start_new_thread(self.handler_thread, number)
             self.queue_cv.notify()
+
+    def handler_thread(self, thread_no: int) -> None:
+        # As in waitress, but for the end of the idle.
+        while True:
+            with self.lock:
+                while not self.queue and not self.stop_count:
+                    self.active_count -= 1
+                    woken = self.queue_cv.wait(IDLE_S)
+                    self.active_count += 1
+                    if not (woken or self.queue or self.stop_count) and len(self.threads) > KEPT_THREADS:
+                        self._leave(thread_no)
+                        return
+                if self.stop_count:
+                    self.stop_count -= 1
+                    self._leave(thread_no)
+                    return
+                task = self.queue.popleft()
+            # What goes wrong inside, waitress answers with a 500.
+            task.service()
+
+    def _leave(self, thread_no: int) -> None:
+        self.active_count -= 1
+        self.threads.discard(thread_no)
+        self.thread_exit_cv.notify()
 
 
 class BodyLimits:

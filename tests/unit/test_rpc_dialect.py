@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.api.reading import Members
@@ -103,12 +103,25 @@ def test_response_that_is_too_large_says_so_under_its_id() -> None:
     assert code_of('{"jsonrpc":"2.0","id":3,"method":"large"}') == (3, -32008)
 
 
+def test_batch_whose_answers_are_too_large_together_ends_there() -> None:
+    ran: list[str] = []
+
+    def half(name: str, _params: Any) -> str:
+        ran.append(name)
+        return "x" * (MAX_BYTES // 2)
+
+    one = '{"jsonrpc":"2.0","id":1,"method":"half"}'
+    found = json.loads(answer(f"[{','.join([one] * 5)}]".encode(), half).text or "")
+    assert (found["id"], found["error"]["code"], len(ran)) == (None, -32008, 2)
+
+
 def test_objects_in_parameters_keep_doubled_members() -> None:
     given_to: list[Any] = []
     answer(b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"a":1,"a":2}}', lambda _, params: given_to.append(params))
     assert given_to == [Members([("a", 1), ("a", 2)])]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered(garbage: bytes) -> None:
     assert isinstance(answer(garbage, run).text, str)
@@ -123,6 +136,7 @@ _json = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["jsonrpc", "id", "method", "params"]), _json | st.just("2.0")))
 def test_any_object_is_answered_or_a_notification(value: dict[str, Any]) -> None:
     reply = answer(json.dumps(value).encode(), run)

@@ -27,10 +27,11 @@ from actors.api.node import Node as ApiNode
 from actors.api.waiting import Waits
 from actors.runtime.asking import Asker
 from actors.runtime.figures import Gauges
-from actors.status import StatusConfig
+from actors.status import StatusConfig, server
 from protocol.frames import AddressTraffic, AskPeers, QueriedRow, Role, RouteKind, RouteRow
 from protocol.mycelium.identity import public_key
 from protocol.prefix import Prefix, parse_address
+from tests.lab.waiting import wait_until
 from tests.unit.recorded import differences, fill, load
 from tests.unit.stand_ins import Node, actor, actor_row, context, run_folder
 
@@ -337,6 +338,33 @@ def test_actors_of_a_node_without_living_actors_are_unavailable() -> None:
     with served("A", actors=(), deadline_s=0.1) as api:
         answer = api.call("GET", "/api/v1/septate/actors")
         assert (answer["status"], answer["body"]["json"]["actor"]) == (503, "supervisor")
+
+
+def test_threads_come_when_they_are_needed_and_go_when_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "IDLE_S", 0.05)
+    monkeypatch.setattr(server, "KEPT_THREADS", 1)
+    answer_now = threading.Event()
+
+    def serving() -> int:
+        return sum(thread.name.startswith("waitress-") for thread in threading.enumerate())
+
+    before = serving()
+    node = recorded_node("A")
+
+    def reply(question: Any) -> Any:
+        assert answer_now.wait(20)
+        return node.reply(question)
+
+    with run_folder() as folder, actor(folder, "peers", reply), api_of(node, folder, KEYS["A"], deadline_s=20) as slow:
+        callers = [threading.Thread(target=slow.call, args=("GET", "/api/v1/admin/peers")) for _ in range(6)]
+        for caller in callers:
+            caller.start()
+        wait_until("a thread each", lambda: serving() - before == len(callers), 20.0)
+        answer_now.set()
+        for caller in callers:
+            caller.join()
+        wait_until("one is left", lambda: serving() - before == 1, 20.0)
+        assert slow.call("GET", "/api/v1/admin")["status"] == 200
 
 
 def test_requests_do_not_wait_for_one_that_waits(api: Served) -> None:
