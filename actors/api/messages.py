@@ -21,7 +21,7 @@ from actors.api.objects import InboundMessage, MessageState, MessageStatus, Outb
 from actors.api.reading import encode_base64
 from actors.api.topics import BOX
 from actors.runtime.asking import NoAnswer
-from actors.runtime.dialogue import Abandoned, Abandonment, Dialogue, Gone
+from actors.runtime.dialogue import Abandoned, Abandonment, Dialogue, Dialogues, Gone
 from protocol.buffers import Buffer
 from protocol.frames import (
     MAX_PART_BYTES,
@@ -124,6 +124,7 @@ class Messages:
         self.own_key: Final = public_key.hex()
         self.own_address: Final = address_of(public_key)
         self._actors = actors
+        self._box = Dialogues(actors.asker.context, actors.asker.run_folder, BOX)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class Messages:
         until = None if wait_s is None else time.monotonic() + wait_s
 
         def attempt() -> tuple[PushedMessage, Received | None]:
-            with self._dialogue(abandonment) as talk:
+            with self._box.open(abandonment) as talk:
                 token = self._actors.token()
                 pushed: PushedMessage = {"id": self._say_letter(talk, token, letter, key, until).id.hex()}
                 if until is None:
@@ -187,7 +188,7 @@ class Messages:
         until = time.monotonic() + wish.wait_s
 
         def attempt() -> Received | None:
-            with self._dialogue(abandonment) as talk:
+            with self._box.open(abandonment) as talk:
                 token = self._actors.token()
                 talk.say(AskMessage(token, wish.topic, wish.take, _milliseconds(until)))
                 return self._hear_message(talk, token, until, abandonment, wish.most)
@@ -277,12 +278,6 @@ class Messages:
     def _outbox(self, message_id: bytes) -> list[OutboxRow]:
         parts = self._actors.ask(BOX, AskOutbox(self._actors.token(), message_id), OutboxList, DEADLINE_S)
         return [row for part in parts for row in part.messages]
-
-    # --- talking to the message box -----------------------------------------------------------------------------------
-
-    def _dialogue(self, abandonment: Abandonment | None) -> Dialogue:
-        asker = self._actors.asker
-        return Dialogue(asker.context, asker.run_folder, BOX, abandonment)
 
 
 class _TakenAway(Exception):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -22,6 +23,9 @@ from protocol.codec import FrameError, pack, unpack
 _LONGEST_POLL_S: Final = 3600.0
 """`poll` counts milliseconds in 32 bits; a wait for ever is made of such pieces."""
 _RECONNECT_MS: Final = 10
+_LINGER_MS: Final = 100
+MOST_IDLE: Final = 32
+"""Connections to one actor that are kept for the next questions."""
 
 
 class Gone(Exception):
@@ -56,16 +60,54 @@ class Abandonment:
         os.close(self._descriptor)
 
 
-class Dialogue:
-    """A connection to one actor for one question; used by one thread."""
+class Dialogues:
+    """Dialogues with one actor, a connection for each; one that ended well is kept for the next.
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        run_folder: Path,
-        actor: str,
-        abandonment: Abandonment | None = None,
-    ) -> None:
+    May be used by many threads at once.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_folder: Path, actor: str) -> None:
+        self._context = context
+        self._run_folder = run_folder
+        self._actor = actor
+        self._idle: deque[Dialogue] = deque()
+
+    @contextmanager
+    def open(self, abandonment: Abandonment | None = None) -> Iterator[Dialogue]:
+        """A dialogue for one question."""
+        dialogue = self._take()
+        dialogue.attach(abandonment)
+        try:
+            yield dialogue
+        except BaseException:
+            # What is still on its way there belongs to a question that nobody asks any more.
+            dialogue.close()
+            raise
+        dialogue.detach()
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append(dialogue)
+        else:
+            dialogue.close()
+
+    def close(self) -> None:
+        """Closes the connections that are kept."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> Dialogue:
+        with suppress(IndexError):
+            while True:
+                dialogue = self._idle.pop()
+                if not dialogue.is_gone():
+                    return dialogue
+                dialogue.close()
+        return Dialogue(self._context, self._run_folder, self._actor)
+
+
+class Dialogue:
+    """A connection to one actor; used by one thread at a time."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_folder: Path, actor: str) -> None:
         self.actor = actor
         self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -75,21 +117,34 @@ class Dialogue:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
+        self._abandonment: Abandonment | None = None
+        self._socket.connect(f"ipc://{run_folder / actor}")
+
+    def attach(self, abandonment: Abandonment | None) -> None:
+        """From now on `abandonment` ends what it waits for."""
         self._abandonment = abandonment
         if abandonment is not None:
             self._poller.register(abandonment.fileno(), zmq.POLLIN)
-        self._socket.connect(f"ipc://{run_folder / actor}")
 
-    def __enter__(self) -> Self:
-        return self
+    def detach(self) -> None:
+        """The inverse of `attach`."""
+        if self._abandonment is not None:
+            self._poller.unregister(self._abandonment.fileno())
+            self._abandonment = None
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def is_gone(self) -> bool:
+        """Whether the actor ended since this was asked last."""
+        gone = False
+        while self._monitor.poll(0):
+            gone |= parse_monitor_message(self._monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED
+        return gone
+
+    def close(self) -> None:
+        """Ends the connection."""
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         # What was said last, such as that nobody waits any more, still goes out where somebody reads.
-        self._socket.close(linger=100)
+        self._socket.close(linger=_LINGER_MS)
 
     def say(self, message: object) -> None:
         """Sends a frame. It waits in the socket where the actor is not there yet."""
@@ -110,8 +165,9 @@ class Dialogue:
                 # First what it said, then that it is gone: these may have been its last words.
                 if (answer := self._read(token)) is not None:
                     return answer
-            elif self._monitor in ready and self._is_gone():
-                raise Gone(self.actor)
+            elif self._monitor in ready:
+                if self.is_gone():
+                    raise Gone(self.actor)
             elif ready:
                 raise Abandoned
             elif left <= 0:
@@ -124,7 +180,3 @@ class Dialogue:
         except FrameError as error:
             raise NoAnswer(self.actor, f"it answered with something else than a frame ({error})") from None
         return answer if getattr(answer, "token", None) == token else None
-
-    def _is_gone(self) -> bool:
-        event = parse_monitor_message(self._monitor.recv_multipart())
-        return event["event"] == zmq.EVENT_DISCONNECTED

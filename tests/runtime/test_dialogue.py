@@ -1,0 +1,147 @@
+"""Dialogues with an actor over real ZeroMQ sockets: answers, waits that are given up, and an actor that ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from actors.runtime.asking import NoAnswer
+from actors.runtime.dialogue import Abandoned, Abandonment, Dialogues, Gone
+from protocol.codec import pack, unpack
+from protocol.frames import AskTopics, TopicList
+from tests.lab.waiting import wait_until
+from tests.unit.stand_ins import context, run_folder
+
+PATIENCE = 10.0
+
+
+class Box:
+    """An actor that answers when it is told to."""
+
+    def __init__(self, folder: Path, surroundings: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._context = surroundings
+        self.folder = folder
+        self._path = f"ipc://{folder / 'box'}"
+        self.begin()
+
+    def begin(self) -> None:
+        """Lives (again)."""
+        self.inbox = self._context.socket(zmq.ROUTER)
+        self.inbox.setsockopt(zmq.RCVTIMEO, int(PATIENCE * 1000))
+        self.inbox.bind(self._path)
+
+    def answer(self, token: int | None = None) -> bytes:
+        """Answers one question, under another token if one is given; who asked."""
+        sender, data = self.inbox.recv_multipart()
+        self.inbox.send_multipart((sender, pack(TopicList(token or unpack(data).token, True, (), False))))
+        return bytes(sender)
+
+    def end(self) -> None:
+        """Dies."""
+        self.inbox.close(linger=0)
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    with run_folder() as folder, context() as surroundings:
+        made = Box(folder, surroundings)
+        yield made
+        made.end()
+
+
+@pytest.fixture
+def dialogues(box: Box) -> Iterator[Dialogues]:
+    with context() as surroundings:
+        made = Dialogues(surroundings, box.folder, "box")
+        yield made
+        made.close()
+
+
+def soon() -> float:
+    """A deadline that a living actor keeps."""
+    return time.monotonic() + PATIENCE
+
+
+def test_connection_that_ended_well_serves_the_next_question(box: Box, dialogues: Dialogues) -> None:
+    askers = []
+    for token in (1, 2):
+        with dialogues.open() as talk:
+            talk.say(AskTopics(token, None))
+            askers.append(box.answer())
+            assert talk.hear(token, soon()).token == token
+    assert askers[0] == askers[1]
+
+
+def test_connection_of_a_question_that_failed_serves_no_other(box: Box, dialogues: Dialogues) -> None:
+    def ask() -> None:
+        with dialogues.open() as talk:
+            talk.say(AskTopics(1, None))
+            talk.hear(1, time.monotonic())
+
+    with pytest.raises(NoAnswer):
+        ask()
+    first = box.answer()
+    with dialogues.open() as talk:
+        talk.say(AskTopics(2, None))
+        assert box.answer() != first
+        assert talk.hear(2, soon()).token == 2
+
+
+def test_late_answer_to_an_earlier_question_is_passed_over(box: Box, dialogues: Dialogues) -> None:
+    with dialogues.open() as talk:
+        for token in (1, 2):
+            talk.say(AskTopics(token, None))
+            box.answer()
+        assert talk.hear(2, soon()).token == 2
+
+
+def test_actor_that_ends_is_noticed_at_once(box: Box, dialogues: Dialogues) -> None:
+    begin = time.monotonic()
+    with dialogues.open() as talk:
+        talk.say(AskTopics(1, None))
+        box.inbox.recv_multipart()
+        box.end()
+        with pytest.raises(Gone):
+            talk.hear(1, soon())
+    assert time.monotonic() - begin < PATIENCE / 2
+    box.begin()
+
+
+def test_connection_to_an_actor_that_ended_meanwhile_is_made_anew(box: Box, dialogues: Dialogues) -> None:
+    with dialogues.open() as talk:
+        talk.say(AskTopics(1, None))
+        box.answer()
+        talk.hear(1, soon())
+    box.end()
+    (kept,) = dialogues._idle
+    wait_until("it is noticed", lambda: kept._monitor.poll(0), PATIENCE)
+    box.begin()
+    with dialogues.open() as talk:
+        assert talk is not kept
+        talk.say(AskTopics(2, None))
+        box.answer()
+        assert talk.hear(2, soon()).token == 2
+
+
+def test_wait_that_nobody_wants_any_more_ends(dialogues: Dialogues) -> None:
+    abandonment = Abandonment(lambda: True)
+    timer = threading.Timer(0.05, abandonment.abandon)
+    timer.start()
+    with pytest.raises(Abandoned), dialogues.open(abandonment) as talk:
+        talk.hear(1, soon())
+    timer.join()
+    abandonment.close()
+
+
+def test_answer_that_is_no_frame_is_an_error_that_names_the_actor(box: Box, dialogues: Dialogues) -> None:
+    with dialogues.open() as talk:
+        talk.say(AskTopics(1, None))
+        sender, _ = box.inbox.recv_multipart()
+        box.inbox.send_multipart((sender, b"hello"))
+        with pytest.raises(NoAnswer, match="no answer from box: it answered with something else"):
+            talk.hear(1, soon())
