@@ -184,12 +184,12 @@ class Tun:
         self._report_traffic()
 
     def _report_traffic(self) -> None:
-        pairs = (*self._out.take_traffic(), *self._messages.take_traffic())
+        pairs = (*self._out.flows.take_traffic(), *self._messages.flows.take_traffic())
         if pairs:
             self._peers.send(Traffic(0, 0, 0, pairs))
 
     def _report_used(self) -> None:
-        networks = tuple({*self._out.take_used(), *self._messages.take_used()})
+        networks = tuple({*self._out.flows.take_used(), *self._messages.flows.take_used()})
         if networks:
             self._router.send(RouteUsed(networks))
 

@@ -16,14 +16,14 @@ from typing import Final
 from actors.runtime.actor import Outlet, Runtime
 from actors.runtime.budget import Budget
 from actors.runtime.exchange import Exchange
-from actors.tun.sealing import Flow, Sealer
+from actors.tun.flows import Flow, Flows, Lack
+from actors.tun.sealing import Sealer
 from protocol.forwarding import ForwardingTable
 from protocol.frames import (
     MAX_BODIES,
     MessageRoute,
     MessagesOpened,
     MessagesSealed,
-    PairTraffic,
     Resolve,
     RouteEntry,
     RouteState,
@@ -103,7 +103,6 @@ class Messages:
         self._loop = runtime.loop
         self._counters = runtime.counters
         self._own = address[:_SUBNET]
-        self._remotes = remotes
         self._table = table
         self._router = router
         self._exchange = exchange
@@ -114,8 +113,7 @@ class Messages:
         self._heads: list[bytes] = []
         self._bodies: list[bytes] = []
         self._opened_bytes = 0
-        self._flows: dict[bytes, Flow] = {}
-        self._used: set[bytes] = set()
+        self.flows = Flows(table, remotes)
         self._queues: dict[int, deque[_Body]] = {}
         self._queued_bytes = 0
         self._shares: dict[int, int] = {}
@@ -182,7 +180,7 @@ class Messages:
         if not pair.startswith(self._own) or len(body) > MAX_BODY:
             self._counters["frames.malformed"] += 1
             return
-        flow = self._flows.get(pair) or self._flow_to(pair)
+        flow = self.flows.get(pair) or self._flow_to(pair)
         if flow is None:
             self._wait(pair, reserved, body, now)
             return
@@ -243,7 +241,7 @@ class Messages:
 
     def _seal(self, pair: bytes, reserved: int, body: memoryview) -> None:
         # Routes may have changed since: it goes where it would go now.
-        flow = self._flows.get(pair) or self._flow_to(pair)
+        flow = self.flows.get(pair) or self._flow_to(pair)
         if flow is None:
             self._counters["dropped.message_no_route"] += 1
         elif len(body) > MAX_SMALL_BODY and not flow.clean:
@@ -267,7 +265,7 @@ class Messages:
 
     def on_routes(self, changes: Sequence[RouteEntry]) -> None:
         """The table changed."""
-        self._flows.clear()
+        self.flows.clear()
         for change in changes:
             subnet = change.network[:_SUBNET]
             selected = change.state == RouteState.SELECTED
@@ -291,18 +289,12 @@ class Messages:
                 self._counters["dropped.message_no_route"] += self._give_up(subnet)
 
     def _flow_to(self, pair: bytes) -> Flow | None:
-        destination = pair[16:]
-        route = self._table.lookup(destination)
-        if route is None or route.state != RouteState.SELECTED:
+        flow = self.flows.find(pair)
+        if isinstance(flow, Lack):
+            if flow is Lack.KEY:
+                self._counters["dropped.bad_key"] += 1
             return None
-        remote = self._remotes.owner(route.public_key, destination)
-        if remote is None:
-            self._counters["dropped.bad_key"] += 1
-            return None
-        if len(self._flows) >= MAX_REMOTES:
-            self._flows.clear()
-        flow = self._flows[pair] = Flow(pair, route.link, remote, route.clean)
-        self._tell_route(destination[:_SUBNET], route.clean)
+        self._tell_route(pair[16 : 16 + _SUBNET], flow.clean)
         return flow
 
     def _tell_route(self, subnet: bytes, clean: bool) -> None:
@@ -355,21 +347,3 @@ class Messages:
         inits = self._waiting.pop(subnet, OrderedDict())
         self._waiting_inits -= len(inits)
         return len(inits)
-
-    # --- figures ------------------------------------------------------------------------------------------------------
-
-    def take_traffic(self) -> tuple[PairTraffic, ...]:
-        """What each pair sent since the last call."""
-        pairs = []
-        for pair, flow in self._flows.items():
-            if flow.packets:
-                pairs.append(PairTraffic(pair[:16], pair[16:], flow.packets, flow.octets))
-                flow.packets = flow.octets = 0
-                self._used.add(pair[16:24] + bytes(8))
-        return tuple(pairs)
-
-    def take_used(self) -> tuple[bytes, ...]:
-        """The networks that message packets went to since the last call."""
-        used = tuple(self._used)
-        self._used.clear()
-        return used

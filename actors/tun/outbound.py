@@ -10,18 +10,18 @@ from actors.runtime.exchange import Exchange
 from actors.runtime.loop import READABLE
 from actors.tun.answers import Answers
 from actors.tun.device import Device
-from actors.tun.sealing import Flow, Sealer
+from actors.tun.flows import Flow, Flows, Lack
+from actors.tun.sealing import Sealer
 from protocol.admission.gate import Gate
 from protocol.flowqueue import FlowQueue, flow_key
 from protocol.forwarding import ForwardingTable
-from protocol.frames import PairTraffic, Resolve, RouteState
+from protocol.frames import Resolve
 from protocol.icmpv6 import IcmpError
 from protocol.mycelium.identity import OVERLAY_FIRST_BYTES
 from protocol.mycelium.remotes import Remotes
 from protocol.offload.vnet import HEADER_LENGTH, OffloadError
 from protocol.waiting import WaitingPackets
 
-MAX_PAIRS: Final = 4096
 RESOLVES_PER_SECOND: Final = 1000
 WAIT_SECONDS: Final = 20.0
 IPV6_HEADER: Final = 40
@@ -62,8 +62,6 @@ class Outbound:
         self._loop = runtime.loop
         self._device = device
         self._own = address[:8]
-        self._remotes = remotes
-        self._table = table
         self._router = router
         self._exchange = exchange
         self._sealer = sealer
@@ -71,8 +69,7 @@ class Outbound:
         self.gate: Gate | None = None
         """Who may come in, where not everybody may: it has to see what the host sends."""
         self._header = bytearray(HEADER_LENGTH)
-        self._flows: dict[bytes, Flow] = {}
-        self._used: set[bytes] = set()
+        self.flows = Flows(table, remotes)
         self._waiting = WaitingPackets(tally=runtime.counters)
         self.resolves = Budget(RESOLVES_PER_SECOND)
         """New prefixes that the host may have us ask for; the whole network hears of each."""
@@ -119,7 +116,7 @@ class Outbound:
             self._counters["dropped.not_ipv6"] += 1
             return
         pair = bytes(packet[8:40])
-        flow = self._flows.get(pair)  # 3
+        flow = self.flows.get(pair)  # 3
         if flow is None:
             flow = self._new_flow(pair, packet)
             if flow is None:
@@ -176,7 +173,7 @@ class Outbound:
 
     def _seal_queued(self, host: _Host, now: float) -> None:
         # Routes may have changed since: it goes where it would go now.
-        flow = self._flows.get(host.flow.pair)
+        flow = self.flows.get(host.flow.pair)
         if flow is None:
             self._header[:] = host.header
             flow = self._flow_to(host.flow.pair, memoryview(host.packet))
@@ -209,7 +206,7 @@ class Outbound:
 
     def forget_routes(self) -> None:
         """The table changed: the next packet of each pair looks again."""
-        self._flows.clear()
+        self.flows.clear()
 
     def _new_flow(self, pair: bytes, packet: memoryview) -> Flow | None:
         """The flow of a pair that may be sent; otherwise the packet is answered, dropped or made to wait."""
@@ -225,18 +222,14 @@ class Outbound:
         return None
 
     def _flow_to(self, pair: bytes, packet: memoryview) -> Flow | None:
-        route = self._table.lookup(pair[16:])
-        if route is None or route.state != RouteState.SELECTED:
+        flow = self.flows.find(pair)
+        if flow is Lack.ROUTE:
             self._wait(pair[16:], packet)
             return None
-        remote = self._remotes.owner(route.public_key, pair[16:])
-        if remote is None:
+        if flow is Lack.KEY:
             self._counters["dropped.bad_key"] += 1
             self._answers.tell_host(IcmpError.NO_ROUTE, packet)
             return None
-        if len(self._flows) >= MAX_PAIRS:
-            self._flows.clear()
-        flow = self._flows[pair] = Flow(pair, route.link, remote, route.clean)
         return flow
 
     def _wait(self, destination: bytes, packet: memoryview) -> None:
@@ -294,21 +287,3 @@ class Outbound:
             if not len(queue):
                 del self._queues[lane]
                 self._turns.pop(lane, None)
-
-    # --- figures ----------------------------------------------------------------------------------------------------
-
-    def take_traffic(self) -> tuple[PairTraffic, ...]:
-        """What each pair sent since the last call."""
-        pairs = []
-        for pair, flow in self._flows.items():
-            if flow.packets:
-                pairs.append(PairTraffic(pair[:16], pair[16:], flow.packets, flow.octets))
-                flow.packets = flow.octets = 0
-                self._used.add(pair[16:24] + bytes(8))
-        return tuple(pairs)
-
-    def take_used(self) -> tuple[bytes, ...]:
-        """The networks that packets went to since the last call."""
-        used = tuple(self._used)
-        self._used.clear()
-        return used

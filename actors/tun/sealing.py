@@ -9,10 +9,10 @@ from actors.runtime.actor import Runtime
 from actors.runtime.exchange import Exchange
 from actors.runtime.pages import untouched
 from actors.runtime.runs import Runs
+from actors.tun.flows import Flow
 from protocol.arena import SLOT_BYTES
 from protocol.frames import Direction, PacketsSeen
 from protocol.mycelium.framing import DATA_HEADER, write_data_header
-from protocol.mycelium.remotes import Remote
 from protocol.mycelium.rows import BEFORE, BEHIND, seal_rows
 from protocol.mycelium.sealing import (
     CAP_SUPER_PACKETS,
@@ -40,20 +40,6 @@ MESSAGE_HOP_LIMIT: Final = 64
 """Of message packets (messages spec 1); one is counted down before the first link."""
 _NO_OFFLOAD: Final = bytes(HEADER_LENGTH)
 _UNFINISHED: Final = {UDP: VnetHeader.parse(merge.UNFINISHED), TCP: VnetHeader.parse(acks.UNFINISHED)}
-
-
-class Flow:
-    """One pair of addresses: link and remote, and how much went."""
-
-    __slots__ = ("clean", "lane", "octets", "packets", "pair", "remote")
-
-    def __init__(self, pair: bytes, lane: int, remote: Remote, clean: bool) -> None:
-        self.pair = pair
-        self.lane = lane
-        self.remote = remote
-        self.clean = clean
-        self.packets = 0
-        self.octets = 0
 
 
 def takes_whole(flow: Flow, now: float) -> bool:
