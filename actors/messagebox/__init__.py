@@ -39,8 +39,9 @@ from protocol.mycelium.messages.events import Send
 from protocol.mycelium.messages.limits import Limits
 from protocol.mycelium.messages.topics import TopicRules
 
-NICENESS: Final = 5
-"""Where processors are scarce packets come first: a message waits, a flow would lose its pace."""
+NICENESS: Final = 10
+"""Where processors are scarce packets come first, and this gets a tenth of what each of their processes gets: a message
+waits, a flow would lose its pace."""
 TIDY_SECONDS: Final = 2.0
 FORGET_SECONDS: Final = 30.0
 INBOX_SECONDS: Final = 30 * 86_400.0
