@@ -30,6 +30,7 @@ from protocol.frames import (
     AskTopics,
     CancelMessage,
     ChangeTopic,
+    Heartbeat,
     MessageFailed,
     MessageFailure,
     MessagePart,
@@ -334,8 +335,11 @@ class TestSending:
             until = time.monotonic() + PATIENCE
             while post.outbox(message_id)[0].acked < 400:
                 assert time.monotonic() < until
-            # Its progress is written now and then.
-            time.sleep(2 * messagebox.rounds.PROGRESS_SECONDS)
+            # Its progress is written several times between two heartbeats; those that wait to be heard are older.
+            child.listen()
+            child.heard.clear()
+            for _ in range(3):
+                child.hear(Heartbeat)
             os.kill(child.pid, signal.SIGKILL)
             assert child.ended() == -signal.SIGKILL
         with Tun(run) as successor, serving(run):
