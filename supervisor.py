@@ -29,7 +29,9 @@ import actors.births as births
 from actors import openings, setup
 from actors.births import Surroundings
 from actors.keepsakes import Arenas, Connection
-from actors.peers import KeptLink, Listener
+from actors.peers import KeptLink
+from actors.peers.accepting import Listener
+from actors.peers.discovery import DiscoveryConfig
 from actors.runtime import logs
 from actors.runtime.birth import Birth
 from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
@@ -197,7 +199,8 @@ class Supervisor:
             udp_offload=device.udp_offload,
             router_memory=os.memfd_create("septate-router", os.MFD_CLOEXEC),
             peers_memory=os.memfd_create("septate-peers", os.MFD_CLOEXEC),
-            listeners=self._listeners(),
+            listeners=(listeners := self._listeners()),
+            discovery=self._discovery(device.public_key, listeners),
             tun_memory=os.memfd_create("septate-tun", os.MFD_CLOEXEC),
             own_flows=fixed("septate-own-flows", FLOWS_BYTES),
             api=openings.listen_for_api(*config.api_addr, self._log),
@@ -225,11 +228,26 @@ class Supervisor:
             found.append(Listener(opened, Protocol.UNIX, config.unix_listen))
         return tuple(listener for listener in found if listener.descriptor >= 0)
 
+    def _discovery(self, public_key: bytes, listeners: tuple[Listener, ...]) -> DiscoveryConfig:
+        config, descriptor, port = self._config, -1, 0
+        over_ip = [each for each in listeners if each.transport in (Protocol.TCP, Protocol.TLS)]
+        if config.discovery and over_ip:
+            descriptor = openings.listen_for_neighbours(config.peer_discovery_port, config.firewall_mark, self._log)
+            port = openings.port_of(over_ip[0].descriptor)
+        return DiscoveryConfig(descriptor, config.peer_discovery_interfaces, port, public_key)
+
     def _kept_links(self) -> tuple[KeptLink, ...]:
         now = time.monotonic()
         connections = [link for child in self._children.values() for link in (child.links or {}).values()]
         return tuple(
-            KeptLink(link.message.link, link.message.endpoint, link.message.outbound, now - link.since)
+            KeptLink(
+                number=link.message.link,
+                endpoint=link.message.peer,
+                reached=link.message.endpoint,
+                outbound=link.message.outbound,
+                age=now - link.since,
+                **link.ends,
+            )
             for link in connections
         )
 

@@ -17,6 +17,8 @@ from actors import peers as peers_actor
 from actors import router as router_actor
 from actors import tun as tun_actor
 from actors.keepsakes import Arenas, Connection
+from actors.peers.accepting import Listener
+from actors.peers.discovery import DiscoveryConfig
 from actors.runtime.actor import Start
 from actors.runtime.birth import Birth, BirthError
 from actors.runtime.confine import FileRights, python_trees
@@ -39,6 +41,15 @@ _TUN: Final = "tun"
 _OUR_CODE: Final = tuple(Path(module.__path__[0]) for module in (actors, protocol, septate))
 """Late imports read it; the folder around it, which may hold a key in a checkout, stays out of reach."""
 
+_RESOLVER_FILES: Final = tuple(
+    Path(place)
+    for place in (
+        *("/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services"),
+        *("/run/systemd/resolve", "/run/resolvconf", "/run/nscd"),
+    )
+)
+"""What the C library looks into to find the address of a name."""
+
 Connections = Mapping[int, Connection]
 """By link number; the supervisor's own, which changes."""
 
@@ -54,9 +65,10 @@ class Surroundings:
     udp_offload: bool
     router_memory: int
     peers_memory: int
-    listeners: tuple[peers_actor.Listener, ...]
+    listeners: tuple[Listener, ...]
     tun_memory: int
     own_flows: int
+    discovery: DiscoveryConfig
     api: int
     rpc: int
     metrics: int
@@ -164,6 +176,8 @@ def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
     def prepare() -> peers_actor.PeersConfig:
         return peers_actor.PeersConfig(
             around.listeners,
+            around.config.callers,
+            around.discovery,
             around.config.ways,
             around.peers_memory,
             around.config.peers,
@@ -173,8 +187,13 @@ def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
         )
 
     start = _start(around, Role.PEERS, "peers", "peers")
-    own = (around.peers_memory, *(listener.descriptor for listener in around.listeners))
-    return Birth(start, peers_actor.main, prepare, lambda: own, _files(around, connect_tcp=True))
+    own = (
+        around.peers_memory,
+        *(listener.descriptor for listener in around.listeners),
+        *((around.discovery.descriptor,) if around.discovery.descriptor >= 0 else ()),
+    )
+    files = _files(around, connect_tcp=True, read=_RESOLVER_FILES)
+    return Birth(start, peers_actor.main, prepare, lambda: own, files)
 
 
 def _messagebox(around: Surroundings) -> Birth[Any]:
@@ -249,5 +268,5 @@ def _start(around: Surroundings, role: Role, name: str, title: str) -> Start:
     return Start(role, name, title, around.run, around.config.log_level, LogFormat(around.config.log_format))
 
 
-def _files(around: Surroundings, *, connect_tcp: bool = False) -> FileRights:
-    return FileRights(read=(*python_trees(), *_OUR_CODE), write=(around.run,), connect_tcp=connect_tcp)
+def _files(around: Surroundings, *, connect_tcp: bool = False, read: tuple[Path, ...] = ()) -> FileRights:
+    return FileRights(read=(*python_trees(), *_OUR_CODE, *read), write=(around.run,), connect_tcp=connect_tcp)

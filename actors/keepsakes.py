@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 import time
-from typing import Final
+from typing import Any, Final
 
 from actors.link import LinkConfig, OldArena
 from actors.link.transports import TRANSPORTS
@@ -74,6 +74,8 @@ class Connection:
         self.message: Final = message
         self.since: Final = time.monotonic()
         self._socket = socket.socket(fileno=connection)
+        self.ends: Final = _ends_of(self._socket)
+        """Family of the socket and the addresses of its ends: a newborn child that asks has closed the socket."""
         self._arenas = arenas
         self._base: Positions | None = None
         self._guard = PoisonGuard()
@@ -142,3 +144,14 @@ class Connection:
         self._socket.close()
         if self.ledger >= 0:
             os.close(self.ledger)
+
+
+def _ends_of(connection: socket.socket) -> dict[str, Any]:
+    try:
+        remote = connection.getpeername()
+    except OSError:
+        # It is gone already, as the link will find.
+        remote = None
+    # A connection over datagrams moves to another address when its own goes.
+    local = connection.getsockname() if connection.type == socket.SOCK_STREAM else None
+    return {"family": int(connection.family), "local": local, "remote": remote}

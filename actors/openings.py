@@ -72,6 +72,23 @@ def listen_for_quic(port: int, mark: int | None, log: Log) -> int:
         return -1
 
 
+def listen_for_neighbours(port: int, mark: int | None, log: Log) -> int:
+    """A UDP descriptor for the beacons of neighbours; -1 and a line in the log where it can't."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+            _mark(opened, mark)
+            opened.bind(("::", port))
+            return opened.detach()
+    except OSError as error:
+        log.error(
+            f"cannot look for neighbours on UDP port {port}: {error.strerror}; this node runs without. "
+            "Choose another --peer-discovery-port, or --disable-peer-discovery"
+        )
+        return -1
+
+
 def datagram_socket(local: str, remote: str, mark: int | None) -> socket.socket:
     """A UDP socket connected to `remote`, sharing the port of `local` unless that is empty. Raises `OpeningError`."""
     try:
@@ -220,6 +237,12 @@ def socket_to_dial_with(kind: SocketKind, mark: int | None) -> socket.socket:
         need = "; CAP_NET_ADMIN is needed" if error.errno == errno.EPERM else ""
         raise OpeningError(f"cannot set --firewall-mark {mark}: {error.strerror}{need}") from error
     return opened
+
+
+def port_of(listener: int) -> int:
+    """The port that a descriptor listens on, which the system may have chosen."""
+    with socket.socket(fileno=os.dup(listener)) as copy:
+        return int(copy.getsockname()[1])
 
 
 def allow_descriptors() -> None:

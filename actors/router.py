@@ -3,7 +3,7 @@
 Owns      the routing table, Hello, IHU and cost of each link; the memory file that a successor reads
 Rights    no node key, no capability; Landlock: the runtime folder
 Receives  LinkUp, ControlArrived (links); Resolve, RouteUsed, AskTable (data actors); LinkGone (supervisor);
-          AskRoutes, AskQueried, AskPublicKey (whoever asks)
+          AskRoutes, AskQueried, AskLinks, AskPublicKey (whoever asks)
 Sends     SendControl (links); TableEpoch, RouteDelta, TableSerial, TablePart (data actors); EndLink (supervisor);
           answers
 Dies      forwarding goes on from the last table; its successor has the same router-id, seqno, feasibility distances
@@ -28,6 +28,7 @@ from actors.runtime.loop import Timer
 from actors.runtime.memory import MemoryFile
 from protocol.frames import (
     MAX_CHANGES,
+    AskLinks,
     AskPublicKey,
     AskQueried,
     AskRoutes,
@@ -35,6 +36,8 @@ from protocol.frames import (
     ControlArrived,
     EndLink,
     LinkGone,
+    LinkList,
+    LinkRow,
     LinkUp,
     PublicKeyAnswer,
     QueriedList,
@@ -131,6 +134,7 @@ class RouterActor:
         runtime.on(AskTable, self._on_ask_table)
         runtime.on(AskRoutes, self._on_ask_routes)
         runtime.on(AskQueried, self._on_ask_queried)
+        runtime.on(AskLinks, self._on_ask_links)
         runtime.on(AskPublicKey, self._on_ask_public_key)
         runtime.on_channel(LinkGone, self._on_link_gone)
         self._pump()
@@ -332,6 +336,23 @@ class RouterActor:
         rows = [QueriedRow(prefix.network, prefix.length, left) for prefix, left in self._router.queried(now)]
         self._answers.send(
             sender, message, LongAnswer(in_parts(rows), lambda part, more: QueriedList(message.token, part, more))
+        )
+
+    def _on_ask_links(self, sender: bytes, message: AskLinks) -> None:
+        rows = [
+            LinkRow(
+                link=link.id,
+                name=self._names.get(link.id, f"link {link.id}"),
+                public_key=key,
+                static_cost=link.static_cost,
+                cost=link.cost,
+                round_trip_ms=link.round_trip,
+                prefixes=prefixes,
+            )
+            for link, key, prefixes in self._router.neighbours()
+        ]
+        self._answers.send(
+            sender, message, LongAnswer(in_parts(rows), lambda part, more: LinkList(message.token, part, more))
         )
 
     def _on_ask_public_key(self, sender: bytes, message: AskPublicKey) -> None:

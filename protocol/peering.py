@@ -17,6 +17,11 @@ JITTER: Final = 0.25
 SHORTEST_LIFE_SECONDS: Final = 2.0
 """A connection that ends sooner counts as a failure to connect: what broke it would break the next one too."""
 MAX_PEERS: Final = 4096
+DISCOVERED_FAILURES: Final = 3
+"""Failures in a row after which a discovered peer is forgotten (wire spec 6.2)."""
+SELF_PAUSE_SECONDS: Final = 300.0
+LEADS_TO_SELF: Final = "it leads to this node itself"
+"""Why a link ended whose other end is ours. Such a peer is tried again after a while: addresses move."""
 
 
 class Kind(enum.Enum):
@@ -24,6 +29,7 @@ class Kind(enum.Enum):
 
     STATIC = "static"
     INBOUND = "inbound"
+    DISCOVERED = "linkLocalDiscovery"
 
 
 class State(enum.Enum):
@@ -77,6 +83,8 @@ class Peer:
     connected: float | None = None
     sent_octets: int = 0
     received_octets: int = 0
+    reached: str = ""
+    """The endpoint, its host name replaced by the address that answered; empty before."""
     reason: str = field(default="")
     """Why it is not connected, for people."""
 
@@ -91,10 +99,13 @@ class PeerTable:
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
 
+    def __contains__(self, endpoint: str) -> bool:
+        return endpoint in self._peers
+
     def __len__(self) -> int:
         return len(self._peers)
 
-    def add(self, endpoint: str, now: float, *, never: str = "") -> Peer:
+    def add(self, endpoint: str, now: float, *, never: str = "", kind: Kind = Kind.STATIC) -> Peer:
         """A peer to keep a connection to. With `never`, the reason why it is listed but not dialled.
 
         Raises `AlreadyKnown`, or `PeeringError` where the table is full.
@@ -103,7 +114,7 @@ class PeerTable:
             raise AlreadyKnown(f"{endpoint} is known already")
         if len(self._peers) >= MAX_PEERS:
             raise PeeringError(f"{MAX_PEERS} peers are known; remove one first")
-        peer = Peer(endpoint, Kind.STATIC, now, None if never else now, reason=never)
+        peer = Peer(endpoint, kind, now, None if never else now, reason=never)
         self._peers[endpoint] = peer
         return peer
 
@@ -111,17 +122,32 @@ class PeerTable:
         """A connection from outside became link `link`."""
         self._let_in(Peer(endpoint, Kind.INBOUND, now, None, State.ALIVE, link, connected=now))
 
-    def kept(self, endpoint: str, link: int, outbound: bool, now: float, age: float) -> None:
-        """Link `link` has been up for `age` seconds already: this table is new, not the connection."""
+    def kept(
+        self,
+        endpoint: str,
+        link: int,
+        outbound: bool,
+        now: float,
+        age: float,
+        reached: str = "",
+        *,
+        discovered: bool = False,
+    ) -> None:
+        """Link `link` has been up for `age` seconds already: this table is new, not the connection.
+
+        `discovered`: whether it looks like one that discovery made.
+        """
         peer = self._peers.get(endpoint) if outbound else None
         if peer is None:
             # A peer that was removed while nobody kept the table stays as a guest until its connection ends.
-            self._let_in(Peer(endpoint, Kind.INBOUND, now - age, None, State.ALIVE, link, connected=now - age))
+            kind = Kind.DISCOVERED if discovered else Kind.INBOUND
+            self._let_in(Peer(endpoint, kind, now - age, None, State.ALIVE, link, connected=now - age))
             return
         peer.due = None
         peer.state = State.ALIVE
         peer.link = link
         peer.connected = now - age
+        peer.reached = reached
         self._by_link[link] = peer
 
     def remove(self, endpoint: str) -> int:
@@ -149,25 +175,39 @@ class PeerTable:
         """When `take_due` has something to say next."""
         return min((peer.due for peer in self._peers.values() if peer.due is not None), default=None)
 
-    def connected(self, endpoint: str, link: int, now: float) -> bool:
-        """A dialled connection stands and became link `link`; False where nobody wants it any more."""
+    def connected(self, endpoint: str, link: int, now: float, reached: str = "") -> bool:
+        """A dialled connection, made at `reached`, stands and became link `link`; False where nobody wants it."""
         peer = self._peers.get(endpoint)
         if peer is None or peer.state is not State.CONNECTING:
             return False
         self._move(peer, Saw.CONNECTED)
         peer.link = link
         peer.connected = now
+        peer.reached = reached or endpoint
         peer.reason = ""
         self._by_link[link] = peer
         return True
 
+    def try_all(self, now: float) -> bool:
+        """Whoever waits for the next try is due at once, as if nothing had failed yet; whether there was anybody."""
+        waiting = [peer for peer in self._peers.values() if peer.due is not None and peer.due > now]
+        for peer in waiting:
+            peer.due = now
+            peer.failures = 0
+        return bool(waiting)
+
     def failed(self, endpoint: str, reason: str, now: float, spread: float) -> int:
-        """A try to dial failed; returns how many failed in a row, 0 where nobody wants it any more."""
+        """A try to dial failed; returns how many failed in a row, 0 where nobody wants it any more.
+
+        A discovered peer is forgotten with its third failure.
+        """
         peer = self._peers.get(endpoint)
         if peer is None or peer.state is not State.CONNECTING:
             return 0
         self._move(peer, Saw.FAILED)
         self._pause(peer, reason, now, spread)
+        if peer.kind is Kind.DISCOVERED and peer.failures >= DISCOVERED_FAILURES:
+            del self._peers[endpoint]
         return peer.failures
 
     def link_gone(self, link: int, reason: str, now: float, spread: float) -> Peer | None:
@@ -180,6 +220,9 @@ class PeerTable:
         if peer.kind is Kind.INBOUND:
             if self._peers.get(peer.endpoint) is peer:
                 del self._peers[peer.endpoint]
+        elif reason.endswith(LEADS_TO_SELF):
+            peer.reason = reason
+            peer.due = now + SELF_PAUSE_SECONDS
         elif peer.connected is not None and now - peer.connected < SHORTEST_LIFE_SECONDS:
             self._pause(peer, reason, now, spread)
         else:

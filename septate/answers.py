@@ -137,6 +137,42 @@ class PacketStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A peer, and the link to it where there is one: what it costs, and why it is used or not."""
+
+    endpoint: str
+    reached: str
+    origin: str
+    state: str
+    reason: str
+    link: str | None
+    neighbour: str | None
+    cost: int | None
+    round_trip_ms: int | None
+    prefixes: int
+    why: str
+
+    @classmethod
+    def of(cls, value: Any) -> Neighbour:
+        """From its JSON object. Raises `KeyError`, `TypeError` or `ValueError` on another shape."""
+        link, neighbour = value["link"], value["neighbour"]
+        cost, round_trip = value["cost"], value["roundTripMs"]
+        return cls(
+            endpoint=checked_text(value["endpoint"]),
+            reached=checked_text(value["reached"]),
+            origin=checked_text(value["origin"]),
+            state=checked_text(value["state"]),
+            reason=checked_text(value["reason"]),
+            link=None if link is None else checked_text(link),
+            neighbour=None if neighbour is None else checked_text(neighbour),
+            cost=None if cost is None else _number(cost),
+            round_trip_ms=None if round_trip is None else _number(round_trip),
+            prefixes=_number(value["prefixes"]),
+            why=checked_text(value["why"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AllowedRule:
     """One rule of who may come in; `last_used_s` is seconds ago, None for never."""
 

@@ -19,7 +19,8 @@ from http import HTTPStatus
 from typing import Final
 
 from protocol.buffers import Buffer
-from protocol.mycelium.endpoint import SocketAddress
+from protocol.mycelium.endpoint import EndpointError, SocketAddress
+from protocol.targets import Target, TargetError
 from septate.answers import (
     AllowedRule,
     AllowList,
@@ -27,6 +28,7 @@ from septate.answers import (
     Message,
     MessageState,
     MessageStatus,
+    Neighbour,
     OwnMessage,
     PacketStatistics,
     Peer,
@@ -58,6 +60,7 @@ __all__ = [
     "Message",
     "MessageState",
     "MessageStatus",
+    "Neighbour",
     "NoReplyError",
     "Node",
     "OwnMessage",
@@ -77,6 +80,7 @@ LARGE_BYTES: Final = 1_000_000
 """Payloads above it travel as they are where the node can take that; JSON makes a third more of them."""
 MESSAGES: Final = "/messages"
 PROXY: Final = "/admin/proxy"
+OUR_PEERS: Final = "/septate/peers"
 ALLOW: Final = "/septate/allow"
 OUTBOX: Final = "/septate/messages/outbox"
 _RAW: Final = "/septate/messages"
@@ -127,13 +131,20 @@ class Node:
         """All peers, connected or not."""
         return self.exchange.get_list("/admin/peers", Peer.of)
 
+    def neighbours(self) -> list[Neighbour]:
+        """All peers, with the links to them. Septate's own."""
+        return self.exchange.get_list(OUR_PEERS, Neighbour.of)
+
     def add_peer(self, endpoint: str) -> None:
-        """Has the node keep a connection to `endpoint`, for example `tcp://192.0.2.10:9651`."""
-        self.exchange.post_json("/admin/peers", {"endpoint": endpoint})
+        """Has the node keep a connection to `endpoint`, for example `tcp://192.0.2.10:9651`.
+
+        A Septate node takes host names and proxies, too: `tcp://peer.example.org:9651`.
+        """
+        self.exchange.post_json(_path_for(endpoint), {"endpoint": endpoint})
 
     def remove_peer(self, endpoint: str) -> None:
         """Has the node forget `endpoint` and close its connection."""
-        self.exchange.call("DELETE", f"/admin/peers/{path_word(endpoint)}")
+        self.exchange.call("DELETE", f"{_path_for(endpoint)}/{path_word(endpoint)}")
 
     def allowed(self) -> AllowList:
         """Who may come in from the overlay. Septate's own, like the next two."""
@@ -425,6 +436,15 @@ class Node:
     def cancel(self, message_id: str) -> None:
         """Gives up a message that is still being sent. `RefusedError` 404 where there is none."""
         self.exchange.call("DELETE", f"{OUTBOX}/{path_word(message_id)}")
+
+
+def _path_for(endpoint: str) -> str:
+    """Where peers of this form are served: the reference's own path knows those that the reference knows."""
+    try:
+        ours = Target.parse(endpoint).endpoint is None
+    except (EndpointError, TargetError):
+        ours = False
+    return OUR_PEERS if ours else "/admin/peers"
 
 
 def _destination(text: str) -> dict[str, str]:

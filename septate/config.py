@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
+from protocol.callers import EVERYBODY, Callers
 from protocol.mycelium.endpoint import (
     MAX_PORT,
     MAX_U32,
@@ -16,6 +17,7 @@ from protocol.mycelium.endpoint import (
     UnixAddress,
 )
 from protocol.mycelium.network import NetworkError, check_name
+from protocol.targets import Target
 from protocol.transports import Ways
 from septate.errors import UserError
 
@@ -81,6 +83,9 @@ class Settings:
     allow: tuple[str, ...] | None = None
     network_name: str | None = None
     network_key_file: str | None = None
+    named_peers: tuple[str, ...] | None = None
+    allow_peers: tuple[str, ...] | None = None
+    deny_peers: tuple[str, ...] | None = None
 
     def over(self, other: Settings) -> Settings:
         """These settings, and the other ones where these say nothing. A flag counts if either sets it."""
@@ -108,7 +113,7 @@ class NodeConfig:
     make_key_folder: bool
     """Whether the folder of a missing key file may be made: for the default path only."""
     peers: tuple[str, ...] = ()
-    """Endpoints to keep a connection to, as `Endpoint` writes them, each once."""
+    """Whom to keep a connection to, as `Target` writes them, each once."""
     tcp_listen_port: int = DEFAULT_PORT
     """Where peers connect to, on all addresses; 0 lets the system choose."""
     tun: bool = True
@@ -143,12 +148,14 @@ class NodeConfig:
     """Who may reach this host from the overlay, as `Rule` writes it; empty lets everybody in."""
     network: PrivateNetwork | None = None
     """The private network that all peers have to be in; None for the public one."""
+    callers: Callers = EVERYBODY
+    """Who may connect to our listeners over IP."""
     quic: bool = True
     """Whether QUIC is used; never in a private network."""
     quic_listen_port: int = DEFAULT_PORT
     """UDP port of QUIC links."""
     discovery: bool = True
-    """Whether neighbours on the same network would be looked for."""
+    """Whether neighbours on the local network are looked for."""
     peer_discovery_port: int = DEFAULT_DISCOVERY_PORT
     """UDP port of discovery beacons."""
     peer_discovery_interfaces: tuple[str, ...] = ()
@@ -166,8 +173,8 @@ class NodeConfig:
         if self.unix_listen is not None:
             _check_unix_path(self.unix_listen)
         for peer in self.peers:
-            if str(Endpoint.parse(peer)) != peer:
-                raise ConfigError(f"peer {peer!r} is not written as Endpoint writes it")
+            if str(Target.parse(peer)) != peer:
+                raise ConfigError(f"peer {peer!r} is not written as Target writes it")
         for name in ("tcp_listen_port", "quic_listen_port", "peer_discovery_port"):
             if not 0 <= getattr(self, name) <= MAX_PORT:
                 raise ConfigError(f"{name} {getattr(self, name)} is no port; give one between 0 and {MAX_PORT}")
@@ -230,6 +237,8 @@ def node_config(
         given["message_dir"] = Path(settings.message_dir).absolute()
     tun_name = settings.tun_name if settings.tun_name is not None else DEFAULT_TUN_NAME
     return NodeConfig(
+        peers=tuple(dict.fromkeys((*(settings.peers or ()), *(settings.named_peers or ())))),
+        callers=Callers.parse(settings.allow_peers or (), settings.deny_peers or ()),
         key_file=key_file,
         make_key_folder=make_key_folder,
         tun=not settings.no_tun,
@@ -277,7 +286,6 @@ def _topic_rules(path: Path) -> str:
 
 
 _GIVEN_AS_THEY_ARE: Final = (
-    "peers",
     "api_body_limit",
     "tcp_listen_port",
     "firewall_mark",
@@ -297,9 +305,6 @@ _PARTS_TO_COME: Final = {
 """Settings that ask for a part which does not exist yet. Silence would be a node that does less than it was told to."""
 
 _WITHOUT_EFFECT: Final = {
-    "peer_discovery_port": "discovery is not in this version",
-    "disable_peer_discovery": "discovery is not in this version",
-    "peer_discovery_interfaces": "discovery is not in this version",
     "update_workers": "the router needs no more than one process",
 }
 
@@ -331,6 +336,8 @@ def remarks(settings: Settings) -> list[Remark]:
         for name, why in _WITHOUT_EFFECT.items()
         if _is_set(settings, name)
     ]
+    if settings.disable_peer_discovery and settings.peer_discovery_interfaces:
+        found.append(Remark("warning", "--peer-discovery-interface has no effect: --disable-peer-discovery is given"))
     ways = Ways(private=settings.network_name is not None, quic=not settings.disable_quic)
     for peer in settings.peers or ():
         endpoint = Endpoint.parse(peer)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from protocol.callers import CallersError, prefix_text
 from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, EndpointError, SocketAddress
+from protocol.targets import Target, TargetError
 from septate.config import MAX_BODY_LIMIT, ConfigError, Settings, endpoints
 
 
@@ -57,7 +59,7 @@ def parse_settings(document: Mapping[str, Any], source: str) -> FileSettings:
             continue
         try:
             values[key] = convert(value)
-        except (ConfigError, EndpointError) as error:
+        except (ConfigError, EndpointError, TargetError, CallersError) as error:
             raise ConfigError(f"{source}: {key}: {error}") from None
     return FileSettings(Settings(**values), tuple(key for key in document if key not in _CONVERSIONS))
 
@@ -149,6 +151,18 @@ def _rules(value: Any) -> tuple[str, ...]:
         raise ConfigError(str(error)) from None
 
 
+def _named_peers(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else _strings(value)
+    return tuple(dict.fromkeys(str(Target.parse(text)) for text in texts))
+
+
+def _prefixes(value: Any) -> tuple[str, ...]:
+    found = tuple(prefix_text(text) for text in ([value] if isinstance(value, str) else _strings(value)))
+    if not found:
+        raise ConfigError("an empty list says nothing about who may connect; leave the key out")
+    return found
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
@@ -180,4 +194,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "allow": _rules,
     "network_name": _string,
     "network_key_file": _string,
+    "named_peers": _named_peers,
+    "allow_peers": _prefixes,
+    "deny_peers": _prefixes,
 }

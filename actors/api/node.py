@@ -6,6 +6,7 @@ from actors.api.administration import Administration, NodeFacts
 from actors.api.admission import Admission
 from actors.api.asking import Actors
 from actors.api.messages import Messages
+from actors.api.neighbours import Neighbours
 from actors.api.topics import Topics
 from actors.api.waiting import Waits
 
@@ -13,7 +14,7 @@ from actors.api.waiting import Waits
 class Node:
     """What both dialects call."""
 
-    __slots__ = ("actors", "administration", "admission", "messages", "topics", "waits")
+    __slots__ = ("actors", "administration", "admission", "messages", "neighbours", "topics", "waits")
 
     def __init__(self, facts: NodeFacts, actors: Actors, waits: Waits) -> None:
         """`waits` bounds the calls that wait, of the server that makes them."""
@@ -23,3 +24,4 @@ class Node:
         self.messages = Messages(facts.public_key, actors)
         self.topics = Topics(actors)
         self.admission = Admission(actors)
+        self.neighbours = Neighbours(actors)

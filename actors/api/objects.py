@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, NotRequired, TypedDict
 from actors.api.schema import Range, Text
 from protocol.frames import ActorRow, AddressTraffic, AllowedList, AllowedRow, PeerRow, QueriedRow, RouteRow
 from protocol.mycelium.endpoint import Endpoint, SocketAddress, UnixAddress, VsockAddress, ip_text
+from protocol.targets import HostName, Target
 
 METRIC_INFINITE: Final = 0xFFFF
 
@@ -247,7 +248,7 @@ class Unavailable(TypedDict):
 
 def peer_object(row: PeerRow) -> PeerStats:
     """Ages are whole seconds."""
-    endpoint = Endpoint.parse(row.endpoint)
+    endpoint = _numeric(row)
     return {
         "endpoint": {"proto": endpoint.protocol.value, "addr": _place(endpoint.address)},
         "type": row.kind,  # type: ignore[typeddict-item]
@@ -257,6 +258,21 @@ def peer_object(row: PeerRow) -> PeerStats:
         "discovered": _whole_seconds(row.discovered_age),
         "lastConnected": None if row.connected_age is None else _whole_seconds(row.connected_age),
     }
+
+
+def _numeric(row: PeerRow) -> Endpoint:
+    """The peer with an address in place of a host name, for which the reference has no form: the one it was reached at.
+
+    Before it was, nobody's address stands for it.
+    """
+    target = Target.parse(row.endpoint)
+    if target.endpoint is not None:
+        return target.endpoint
+    if target.proxy is None and row.reached:
+        return Endpoint.parse(row.reached)
+    if isinstance(target.place, HostName):
+        return Endpoint(target.protocol, SocketAddress(IPv6Address(0), target.place.port))
+    return Endpoint(target.protocol, target.place)
 
 
 def _place(address: SocketAddress | VsockAddress | UnixAddress) -> SocketPlace | VsockPlace | UnixPlace:

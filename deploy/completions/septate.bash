@@ -17,12 +17,12 @@ _septate() {
             continue
         fi
         case $word in
-            --peers | --allow | --api-addr | --api-body-limit | --cdn-cache | --config-file | --count | --firewall-mark | --instance | --jsonrpc-addr | --key-file | --link | --log-format | --match | --message-dir | --metrics-api-address | --msg-path | --network-key-file | --network-name | --peer-discovery-interface | --peer-discovery-port | --quic-listen-port | --remote | --reply-to | --tcp-listen-port | --timeout | --topic | --topic-config | --tun-name | --unix-listen | --update-workers | --vsock-listen-port | -c | -k | -q | -t) awaited=$word ;;
+            --peers | --allow | --allow-peer | --api-addr | --api-body-limit | --cdn-cache | --config-file | --count | --deny-peer | --firewall-mark | --instance | --jsonrpc-addr | --key-file | --link | --log-format | --match | --message-dir | --metrics-api-address | --msg-path | --named-peer | --network-key-file | --network-name | --peer-discovery-interface | --peer-discovery-port | --quic-listen-port | --remote | --reply-to | --tcp-listen-port | --timeout | --topic | --topic-config | --tun-name | --unix-listen | --update-workers | --vsock-listen-port | -c | -k | -q | -t) awaited=$word ;;
             -*) awaited= ;;
             *)
                 [[ -n $awaited ]] && continue
                 case "$path $word" in
-                    "septate actors" | "septate allow" | "septate allow add" | "septate allow help" | "septate allow list" | "septate allow remove" | "septate generate-keys" | "septate help" | "septate inspect" | "septate message" | "septate message cancel" | "septate message help" | "septate message list" | "septate message receive" | "septate message send" | "septate message status" | "septate peers" | "septate peers add" | "septate peers help" | "septate peers list" | "septate peers remove" | "septate proxy" | "septate proxy connect" | "septate proxy disconnect" | "septate proxy help" | "septate proxy list" | "septate proxy probe" | "septate proxy probe help" | "septate proxy probe start" | "septate proxy probe stop" | "septate routes" | "septate routes fallback" | "septate routes help" | "septate routes queried" | "septate routes selected" | "septate stats" | "septate stats help" | "septate stats packets" | "septate tap") path="$path $word" ;;
+                    "septate actors" | "septate allow" | "septate allow add" | "septate allow help" | "septate allow list" | "septate allow remove" | "septate generate-keys" | "septate help" | "septate inspect" | "septate message" | "septate message cancel" | "septate message help" | "septate message list" | "septate message receive" | "septate message send" | "septate message status" | "septate peers" | "septate peers add" | "septate peers help" | "septate peers links" | "septate peers list" | "septate peers remove" | "septate proxy" | "septate proxy connect" | "septate proxy disconnect" | "septate proxy help" | "septate proxy list" | "septate proxy probe" | "septate proxy probe help" | "septate proxy probe start" | "septate proxy probe stop" | "septate routes" | "septate routes fallback" | "septate routes help" | "septate routes queried" | "septate routes selected" | "septate stats" | "septate stats help" | "septate stats packets" | "septate tap") path="$path $word" ;;
                 esac
                 ;;
         esac
@@ -49,7 +49,7 @@ _septate() {
     case $path in
         "septate")
             commands="actors allow generate-keys help inspect message peers proxy routes stats tap"
-            options="-c --config-file -k --key-file -d --debug --silent --log-format --peers -t --tcp-listen-port --disable-quic -q --quic-listen-port --peer-discovery-port --disable-peer-discovery --peer-discovery-interface --api-addr --api-body-limit --jsonrpc-addr --no-tun --tun-name --metrics-api-address --firewall-mark --update-workers --topic-config --message-dir --cdn-cache --allow --unix-listen --network-name --network-key-file --vsock-listen-port --enable-dns --instance -V --version -h --help"
+            options="-c --config-file -k --key-file -d --debug --silent --log-format --peers -t --tcp-listen-port --disable-quic -q --quic-listen-port --peer-discovery-port --disable-peer-discovery --peer-discovery-interface --api-addr --api-body-limit --jsonrpc-addr --no-tun --tun-name --metrics-api-address --firewall-mark --update-workers --topic-config --message-dir --cdn-cache --allow --named-peer --allow-peer --deny-peer --unix-listen --network-name --network-key-file --vsock-listen-port --enable-dns --instance -V --version -h --help"
             ;;
         "septate actors")
             commands=""
@@ -116,7 +116,7 @@ _septate() {
             options="-w --wait --timeout --json -k --key-file -c --config-file -h --help"
             ;;
         "septate peers")
-            commands="add help list remove"
+            commands="add help links list remove"
             options="-k --key-file -c --config-file -h --help"
             ;;
         "septate peers add")
@@ -126,6 +126,10 @@ _septate() {
         "septate peers help")
             commands=""
             options="-h --help"
+            ;;
+        "septate peers links")
+            commands=""
+            options="--json -k --key-file -c --config-file -h --help"
             ;;
         "septate peers list")
             commands=""

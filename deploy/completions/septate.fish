@@ -12,12 +12,12 @@ function __septate_at --description 'Whether the words so far lead to this comma
         switch $word
             case --peers
                 set awaited many
-            case --allow --api-addr --api-body-limit --cdn-cache --config-file --count --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --message-dir --metrics-api-address --msg-path --network-key-file --network-name --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
+            case --allow --allow-peer --api-addr --api-body-limit --cdn-cache --config-file --count --deny-peer --firewall-mark --instance --jsonrpc-addr --key-file --link --log-format --match --message-dir --metrics-api-address --msg-path --named-peer --network-key-file --network-name --peer-discovery-interface --peer-discovery-port --quic-listen-port --remote --reply-to --tcp-listen-port --timeout --topic --topic-config --tun-name --unix-listen --update-workers --vsock-listen-port -c -k -q -t
                 set awaited once
             case '-*'
                 set awaited
             case '*'
-                if test -z "$awaited"; and contains -- "$path $word" 'septate actors' 'septate allow' 'septate allow add' 'septate allow help' 'septate allow list' 'septate allow remove' 'septate generate-keys' 'septate help' 'septate inspect' 'septate message' 'septate message cancel' 'septate message help' 'septate message list' 'septate message receive' 'septate message send' 'septate message status' 'septate peers' 'septate peers add' 'septate peers help' 'septate peers list' 'septate peers remove' 'septate proxy' 'septate proxy connect' 'septate proxy disconnect' 'septate proxy help' 'septate proxy list' 'septate proxy probe' 'septate proxy probe help' 'septate proxy probe start' 'septate proxy probe stop' 'septate routes' 'septate routes fallback' 'septate routes help' 'septate routes queried' 'septate routes selected' 'septate stats' 'septate stats help' 'septate stats packets' 'septate tap'
+                if test -z "$awaited"; and contains -- "$path $word" 'septate actors' 'septate allow' 'septate allow add' 'septate allow help' 'septate allow list' 'septate allow remove' 'septate generate-keys' 'septate help' 'septate inspect' 'septate message' 'septate message cancel' 'septate message help' 'septate message list' 'septate message receive' 'septate message send' 'septate message status' 'septate peers' 'septate peers add' 'septate peers help' 'septate peers links' 'septate peers list' 'septate peers remove' 'septate proxy' 'septate proxy connect' 'septate proxy disconnect' 'septate proxy help' 'septate proxy list' 'septate proxy probe' 'septate proxy probe help' 'septate proxy probe start' 'septate proxy probe stop' 'septate routes' 'septate routes fallback' 'septate routes help' 'septate routes queried' 'septate routes selected' 'septate stats' 'septate stats help' 'septate stats packets' 'septate tap'
                     set --append path $word
                 end
         end
@@ -62,6 +62,9 @@ complete --command septate --condition '__septate_at septate' --long-option topi
 complete --command septate --condition '__septate_at septate' --long-option message-dir --require-parameter --force-files --description 'Folder for the database of messages.'
 complete --command septate --condition '__septate_at septate' --long-option cdn-cache --require-parameter --force-files --description 'Enable the CDN with this cache directory (not in this version).'
 complete --command septate --condition '__septate_at septate' --long-option allow --exclusive --description 'Let only this in from the overlay, such as \'any icmp\' or \'5ea::/16 tcp/22\'; may be given again.'
+complete --command septate --condition '__septate_at septate' --long-option named-peer --exclusive --description 'A peer by host name, or behind a proxy: socks://PROXY:PORT/HOST:PORT; may be given again.'
+complete --command septate --condition '__septate_at septate' --long-option allow-peer --exclusive --description 'Take connections from this prefix only; may be given again.'
+complete --command septate --condition '__septate_at septate' --long-option deny-peer --exclusive --description 'Take no connections from this prefix; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option unix-listen --require-parameter --force-files --description 'Unix socket for connections of peers on this machine.'
 complete --command septate --condition '__septate_at septate' --long-option network-name --exclusive --description 'Name of a private network: only peers with its key are let in.'
 complete --command septate --condition '__septate_at septate' --long-option network-key-file --require-parameter --force-files --description 'Key of a private network: a file of 32 bytes.'
@@ -142,6 +145,7 @@ complete --command septate --condition '__septate_at septate message status' --s
 complete --command septate --condition '__septate_at septate message status' --short-option h --long-option help --description 'Show this message and exit.'
 complete --command septate --condition '__septate_at septate peers' --arguments add --description 'Add peers; stops at the first that is refused.'
 complete --command septate --condition '__septate_at septate peers' --arguments help --description 'Print this message or the help of the given subcommand(s).'
+complete --command septate --condition '__septate_at septate peers' --arguments links --description 'List peers with the links to them: origin, cost, round trip, and which of several is used.'
 complete --command septate --condition '__septate_at septate peers' --arguments list --description 'List the connected peers, and those that should be.'
 complete --command septate --condition '__septate_at septate peers' --arguments remove --description 'Remove peers; stops at the first that is refused.'
 complete --command septate --condition '__septate_at septate peers' --short-option k --long-option key-file --require-parameter --force-files --description 'Secret key, made when a node starts without one.'
@@ -151,6 +155,10 @@ complete --command septate --condition '__septate_at septate peers add' --short-
 complete --command septate --condition '__septate_at septate peers add' --short-option c --long-option config-file --require-parameter --force-files --description 'Configuration file.'
 complete --command septate --condition '__septate_at septate peers add' --short-option h --long-option help --description 'Show this message and exit.'
 complete --command septate --condition '__septate_at septate peers help' --short-option h --long-option help --description 'Show this message and exit.'
+complete --command septate --condition '__septate_at septate peers links' --long-option json --description 'Print as JSON.'
+complete --command septate --condition '__septate_at septate peers links' --short-option k --long-option key-file --require-parameter --force-files --description 'Secret key, made when a node starts without one.'
+complete --command septate --condition '__septate_at septate peers links' --short-option c --long-option config-file --require-parameter --force-files --description 'Configuration file.'
+complete --command septate --condition '__septate_at septate peers links' --short-option h --long-option help --description 'Show this message and exit.'
 complete --command septate --condition '__septate_at septate peers list' --long-option json --description 'Print as JSON.'
 complete --command septate --condition '__septate_at septate peers list' --short-option k --long-option key-file --require-parameter --force-files --description 'Secret key, made when a node starts without one.'
 complete --command septate --condition '__septate_at septate peers list' --short-option c --long-option config-file --require-parameter --force-files --description 'Configuration file.'

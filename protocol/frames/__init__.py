@@ -62,6 +62,11 @@ from protocol.frames.messages import (
     TopicList,
     TopicRow,
 )
+from protocol.frames.neighbours import (
+    AskLinks,
+    LinkList,
+    LinkRow,
+)
 from protocol.frames.numbering import (
     TO_TUN,
     actor_of,
@@ -174,6 +179,7 @@ __all__ = [
     "Answer",
     "AskActors",
     "AskAllowed",
+    "AskLinks",
     "AskMessage",
     "AskOutbox",
     "AskPeers",
@@ -198,7 +204,9 @@ __all__ = [
     "Hello",
     "LaneHello",
     "LinkGone",
+    "LinkList",
     "LinkOpened",
+    "LinkRow",
     "LinkUp",
     "MessageFailed",
     "MessageFailure",

@@ -16,9 +16,13 @@ class AskPeers:
 
 @record
 class PeerRow:
-    """One peer. Ages in seconds; `connected_age` is None where it never was connected."""
+    """One peer. Ages in seconds; `connected_age` is None where it never was connected.
+
+    `reached` is the endpoint with the address that it was reached at last, empty where it never was.
+    """
 
     endpoint: str
+    reached: str
     kind: str
     state: str
     link: int

@@ -123,6 +123,7 @@ class SpawnLink:
 
     `transport` is what is spoken there, which is not always what the endpoint says: in a private network TCP is TLS.
     `opening` is what was read of an accepted connection before, and the transport's own.
+    `peer` is how people named it, which may be a host name where `endpoint` is the address it was reached at.
     """
 
     link: int
@@ -130,6 +131,7 @@ class SpawnLink:
     outbound: bool
     transport: Protocol
     opening: bytes
+    peer: str
 
     def __post_init__(self) -> None:
         if self.link < 1:

@@ -11,7 +11,7 @@ import click
 from septate.cli.invocation import Invocation, api_address, file_options, pass_invocation
 from septate.cli.parsing import Group, json_option
 from septate.cli.table import age_text, size_text, table
-from septate.client import ApiError, Node, Peer
+from septate.client import OUR_PEERS, ApiError, Neighbour, Node, Peer
 
 _HEADER: Final = (
     "Protocol",
@@ -25,6 +25,9 @@ _HEADER: Final = (
 )
 _PATH: Final = "/admin/peers"
 _MEMBERS: Final = ("endpoint", "type", "connectionState", "txBytes", "rxBytes", "discovered", "lastConnected")
+
+
+_LINKS_HEADER: Final = ("Peer", "Origin", "State", "Link", "Neighbour", "Cost", "RTT ms", "Prefixes", "Why")
 
 
 @click.group(cls=Group)
@@ -44,6 +47,19 @@ def list_peers(invocation: Invocation, as_json: bool) -> None:
         click.echo(node.exchange.shaped(_PATH, _json_text, node.exchange.json(_PATH)))
     else:
         click.echo(table(_HEADER, [_row(peer) for peer in node.peers()]))
+
+
+@peers.command("links")
+@json_option
+@file_options
+@pass_invocation
+def links(invocation: Invocation, as_json: bool) -> None:
+    """List peers with the links to them: origin, cost, round trip, and which of several is used."""
+    node = Node(api_address(invocation))
+    if as_json:
+        click.echo(json.dumps(node.exchange.json(OUR_PEERS), indent=2))
+    else:
+        click.echo(table(_LINKS_HEADER, [_link_row(each) for each in node.neighbours()]))
 
 
 @peers.command("add")
@@ -66,6 +82,20 @@ def remove(invocation: Invocation, endpoints: tuple[str, ...]) -> None:
     node = Node(api_address(invocation))
     for endpoint in endpoints:
         _change(node.remove_peer, endpoint)
+
+
+def _link_row(each: Neighbour) -> tuple[str, ...]:
+    return (
+        each.endpoint,
+        each.origin,
+        each.state,
+        each.link or "",
+        each.neighbour or "",
+        "" if each.cost is None else str(each.cost),
+        "" if each.round_trip_ms is None else str(each.round_trip_ms),
+        str(each.prefixes),
+        each.why or each.reason,
+    )
 
 
 def _change(call: Callable[[str], None], endpoint: str) -> None:

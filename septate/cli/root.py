@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from protocol.callers import prefix_text
 from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, SocketAddress
+from protocol.targets import Target
 from septate import __version__, config
 from septate.cli.actors import actors
 from septate.cli.allow import allow
@@ -26,6 +28,8 @@ from septate.cli.tap import tap
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ADDRESS = Parsed("ip:port", SocketAddress.parse, "127.0.0.1:8989 or [::1]:8989")
 _ENDPOINT = Parsed("endpoint", lambda text: str(Endpoint.parse(text)), "tcp://192.0.2.10:9651")
+_TARGET = Parsed("endpoint", lambda text: str(Target.parse(text)), "tcp://peer.example.org:9651")
+_PREFIX = Parsed("prefix", prefix_text, "192.0.2.0/24")
 _FILE = click.Path()
 _FOLDER = click.Path(file_okay=False)
 
@@ -72,6 +76,30 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
 @_value("--network-key-file", kind=_FILE, text="Key of a private network: a file of 32 bytes.")
 @_value("--network-name", kind=click.STRING, text="Name of a private network: only peers with its key are let in.")
 @_value("--unix-listen", kind=_FILE, text="Unix socket for connections of peers on this machine.")
+@click.option(
+    "--deny-peer",
+    "deny_peers",
+    cls=RepeatedOption,
+    type=_PREFIX,
+    metavar="PREFIX",
+    help="Take no connections from this prefix; may be given again.",
+)
+@click.option(
+    "--allow-peer",
+    "allow_peers",
+    cls=RepeatedOption,
+    type=_PREFIX,
+    metavar="PREFIX",
+    help="Take connections from this prefix only; may be given again.",
+)
+@click.option(
+    "--named-peer",
+    "named_peers",
+    cls=RepeatedOption,
+    type=_TARGET,
+    metavar="ENDPOINT",
+    help="A peer by host name, or behind a proxy: socks://PROXY:PORT/HOST:PORT; may be given again.",
+)
 @click.option(
     "--allow",
     cls=RepeatedOption,

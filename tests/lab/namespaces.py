@@ -174,6 +174,43 @@ class Wire:
         self.left.ip("link", "set", self.left_device, "up")
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A bridge in a namespace of its own: who is plugged in hears everybody else, and unplugged keeps his carrier."""
+
+    namespace: Namespace
+    number: int
+    plugged: "list[Namespace]" = field(default_factory=list)
+
+    def device(self) -> str:
+        """The name of the interface in every namespace that is plugged in."""
+        return f"lan{self.number}"
+
+    def join(self, namespace: Namespace) -> str:
+        """Plugs a namespace in; returns its IPv4 address there."""
+        self.plugged.append(namespace)
+        address = f"10.78.{self.number}.{len(self.plugged)}"
+        run_ip(
+            *("link", "add", self._port(namespace), "netns", self.namespace.name, "type", "veth"),
+            *("peer", "name", self.device(), "netns", namespace.name),
+        )
+        self.namespace.ip("link", "set", self._port(namespace), "master", "switch", "up")
+        namespace.ip("address", "add", f"{address}/24", "dev", self.device())
+        namespace.ip("link", "set", self.device(), "up")
+        return address
+
+    def unplug(self, namespace: Namespace) -> None:
+        """From now on nothing gets through, and nobody is told."""
+        self.namespace.ip("link", "set", self._port(namespace), "nomaster")
+
+    def plug(self, namespace: Namespace) -> None:
+        """Takes it back."""
+        self.namespace.ip("link", "set", self._port(namespace), "master", "switch")
+
+    def _port(self, namespace: Namespace) -> str:
+        return f"port{self.plugged.index(namespace)}"
+
+
 @dataclass(slots=True)
 class Lab:
     """Namespaces, wires, a scratch folder and running programs, all gone when the context ends."""
@@ -207,6 +244,15 @@ class Lab:
         self._cleanup.callback(_stop_all, namespace.started)
         namespace.ip("link", "set", "lo", "up")
         return namespace
+
+    def switch(self) -> Switch:
+        """Makes a bridge that namespaces can be plugged into."""
+        number = self._wires
+        self._wires += 1
+        switch = Switch(self.namespace(f"switch{number}"), number)
+        switch.namespace.ip("link", "add", "switch", "type", "bridge", "forward_delay", "0")
+        switch.namespace.ip("link", "set", "switch", "up")
+        return switch
 
     def wire(self, left: Namespace, right: Namespace, addresses: int = 1) -> Wire:
         """Joins two namespaces by a veth pair with `addresses` (1..99) IPv4 addresses at each end."""

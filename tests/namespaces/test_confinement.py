@@ -163,7 +163,9 @@ def glimpse(lab: Lab) -> dict[str, str]:
     around: Any = SimpleNamespace(
         config=NodeConfig(key_file=key_file, make_key_folder=False), run=run, public_key=bytes(range(32))
     )
-    connection = SimpleNamespace(message=SpawnLink(1, "tcp://192.0.2.1:9651", False, Protocol.TCP, b""))
+    connection = SimpleNamespace(
+        message=SpawnLink(1, "tcp://192.0.2.1:9651", False, Protocol.TCP, b"", "tcp://192.0.2.1:9651")
+    )
     connections: Any = {1: connection}
     link = births.links(around, "links-1", connections)
     paths = [key_file, Path("/etc/passwd"), Path("/root"), Path("/tmp"), Path(births.__file__), run]

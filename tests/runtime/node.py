@@ -151,6 +151,7 @@ def main() -> int:
             quic=False,
             api_addr=("127.0.0.1", orders.api_port),
             jsonrpc_addr=("127.0.0.1", 0),
+            discovery=False,
             instance=orders.instance,
             message_dir=Path(orders.key_file).with_name("messages"),
             log_format="plain",

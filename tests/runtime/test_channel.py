@@ -73,7 +73,7 @@ def test_nothing_is_received_where_nothing_was_sent(pair: Pair) -> None:
 def test_descriptors_come_along_with_their_frame(pair: Pair) -> None:
     ours, theirs = pair
     reader, writer = os.pipe()
-    ours.send(SpawnLink(1, "tcp://192.0.2.1:9651", True, Protocol.TCP, b""), (writer,))
+    ours.send(SpawnLink(1, "tcp://192.0.2.1:9651", True, Protocol.TCP, b"", "tcp://192.0.2.1:9651"), (writer,))
     ours.send(Ready())
     os.close(writer)
     (spawn, (received,)), (ready, none) = theirs.receive()

@@ -42,7 +42,9 @@ class Scene:
         self.arenas.renew("link-1", 2)
         self.arenas.renew("tun", 2)
         self.kept = Connection(
-            SpawnLink(1, "tcp://192.0.2.1:9651", False, Protocol.TCP, b""), accepted.detach(), self.arenas
+            SpawnLink(1, "tcp://192.0.2.1:9651", False, Protocol.TCP, b"", "tcp://192.0.2.1:9651"),
+            accepted.detach(),
+            self.arenas,
         )
         self._end = stack.enter_context(ExitStack())
         self._end.callback(self.kept.close)

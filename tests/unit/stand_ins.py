@@ -132,7 +132,9 @@ class Node:
     def add(self, endpoint: str, kind: str = "static", state: str = "dead", **more: Any) -> None:
         """Puts a peer into the table."""
         row = {"link": 0, "sent_octets": 0, "received_octets": 0, "discovered_age": 0.4, "connected_age": None}
-        self.peers[endpoint] = PeerRow(endpoint=endpoint, kind=kind, state=state, **{**row, "reason": "", **more})
+        self.peers[endpoint] = PeerRow(
+            endpoint=endpoint, reached="", kind=kind, state=state, **{**row, "reason": "", **more}
+        )
 
     def reply(self, question: Any) -> Iterable[Any]:
         """The answer, with every list in two parts."""

@@ -309,10 +309,12 @@ def test_half_a_private_network_is_no_public_one(settings: Settings, words: str)
 
 def test_settings_without_effect_get_a_remark_each() -> None:
     found = remarks(Settings(quic_listen_port=0, peer_discovery_port=3, update_workers=2, tcp_listen_port=5))
-    assert [(remark.level, remark.text.split()[0]) for remark in found] == [
-        ("info", "--peer-discovery-port"),
-        ("info", "--update-workers"),
-    ]
+    assert [(remark.level, remark.text.split()[0]) for remark in found] == [("info", "--update-workers")]
+
+
+def test_interfaces_to_look_on_without_discovery_get_a_warning() -> None:
+    (found,) = remarks(Settings(disable_peer_discovery=True, peer_discovery_interfaces=("eth0",)))
+    assert (found.level, found.text.split()[0]) == ("warning", "--peer-discovery-interface")
 
 
 def test_peers_that_never_connect_get_a_warning_each() -> None:

@@ -36,6 +36,7 @@ from protocol.frames import (
     Answer,
     AskActors,
     AskAllowed,
+    AskLinks,
     AskMessage,
     AskOutbox,
     AskPeers,
@@ -60,7 +61,9 @@ from protocol.frames import (
     Hello,
     LaneHello,
     LinkGone,
+    LinkList,
     LinkOpened,
+    LinkRow,
     LinkUp,
     MessageFailed,
     MessageFailure,
@@ -132,7 +135,7 @@ from protocol.frames import (
 )
 from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "db32b47a54e533b7"}
+LAYOUT: dict[int, str] = {2: "6fb1b290c07857ca"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -140,7 +143,7 @@ KEY = bytes(range(32))
 ENTRY = RouteEntry(NETWORK, 64, RouteState.SELECTED, 3, KEY, True)
 FIGURES = Figures(1.25, 4096, {"outgoing": 2}, {"sends.full": 1})
 ROW = ActorRow("tun", Role.TUN, "tun mycelium", 4711, 65.5, 2, True, 1.25, 4096, {"q": 1}, {"c": 2})
-PEER = PeerRow("tcp://192.0.2.1:9651", "static", "alive", 7, 10, 20, 3.5, None, "")
+PEER = PeerRow("tcp://192.0.2.1:9651", "tcp://192.0.2.1:9651", "static", "alive", 7, 10, 20, 3.5, None, "")
 LENGTHS = bytes.fromhex("0200000003000000")
 MESSAGE_ID = bytes.fromhex("0102030405060708")
 HEAD = MessageHead(MESSAGE_ID, NETWORK, KEY, NETWORK, b"demo", 5)
@@ -153,7 +156,7 @@ EXAMPLES: tuple[Any, ...] = (
     Stop("SIGTERM"),
     OpenSocket(9, SocketKind.TCP_IPV6),
     SocketOpened(9, "cannot open a socket"),
-    SpawnLink(7, "tcp://192.0.2.1:9651", True, Protocol.TLS, b""),
+    SpawnLink(7, "tcp://192.0.2.1:9651", True, Protocol.TLS, b"read", "tcp://peer:9651"),
     EndLink(7, "no Hello"),
     LinkGone(7, "ended"),
     AskActors(5),
@@ -219,6 +222,8 @@ EXAMPLES: tuple[Any, ...] = (
     AskAllowed(5),
     AllowedList(5, (AllowedRow("any tcp/22", True, 3, 180, 2.5),), 7, 1),
     ChangeAllowed(5, True, "any icmp"),
+    AskLinks(5),
+    LinkList(5, (LinkRow(7, "TCP a <-> b", KEY, 10, 17, None, 3),), False),
 )
 KINDS = [type(example) for example in EXAMPLES]
 
@@ -334,8 +339,8 @@ def test_any_bytes_behind_any_number_give_a_frame_or_the_one_error(number: int, 
             "920394cb3fe0000000000000cd520081a1610181a16202",
         ),
         (
-            SpawnLink(7, "tcp://[::1]:9651", False, Protocol.TLS, b""),
-            "960707b07463703a2f2f5b3a3a315d3a39363531c2a3746c73c400",
+            SpawnLink(7, "tcp://[::1]:9651", False, Protocol.TLS, b"", "tcp://[::1]:9651"),
+            "970707b07463703a2f2f5b3a3a315d3a39363531c2a3746c73c400" + "b07463703a2f2f5b3a3a315d3a39363531",
         ),
         (
             RouteDelta(1, 2, (RouteEntry(NETWORK, 64, RouteState.RESOLVING, 0, b"", False),)),
@@ -372,7 +377,7 @@ def test_layout_changes_with_the_schema_only() -> None:
 
 def test_link_numbers_start_at_one() -> None:
     with pytest.raises(FrameError, match="link 0 where numbers start at 1"):
-        SpawnLink(0, "tcp://192.0.2.1:9651", True, Protocol.TCP, b"")
+        SpawnLink(0, "tcp://192.0.2.1:9651", True, Protocol.TCP, b"", "tcp://192.0.2.1:9651")
 
 
 @pytest.mark.parametrize(("network", "length"), [(bytes(15), 64), (bytes(17), 64), (bytes(16), -1), (bytes(16), 129)])

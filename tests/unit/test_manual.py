@@ -48,7 +48,7 @@ CASES = [
     [
         *CASES,
         (["--peers", "tcp", ":", "//192.0.2.1", ":", "1", "peers", "--no-"], {"--no-tun"}),
-        (["--api-addr", "127.0.0.1", ":", "8989", "peers", "li"], {"list"}),
+        (["--api-addr", "127.0.0.1", ":", "8989", "peers", "li"], {"links", "list"}),
         (["--log-format", "=", "pl"], {"plain"}),
         (["--key-file", "=", "message", "pe"], {"peers"}),
     ],

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from protocol.peering import (
+    DISCOVERED_FAILURES,
     JITTER,
+    LEADS_TO_SELF,
     MAX_PEERS,
     PAUSES_SECONDS,
+    SELF_PAUSE_SECONDS,
     SHORTEST_LIFE_SECONDS,
     TRANSITIONS,
     AlreadyKnown,
@@ -401,3 +404,48 @@ class Peering(RuleBasedStateMachine):
 
 TestPeering = Peering.TestCase
 TestPeering.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# --- discovered peers, and a peer that is this node itself ------------------------------------------------------------
+
+
+def _found(table: PeerTable) -> None:
+    table.add(A, 0.0, kind=Kind.DISCOVERED)
+    assert table.take_due(0.0) == [A]
+
+
+def test_discovered_peer_is_forgotten_with_its_third_failure_and_a_configured_one_never() -> None:
+    found, configured = PeerTable(), PeerTable()
+    _found(found)
+    configured.add(A, 0.0)
+    configured.take_due(0.0)
+    for table in (found, configured):
+        for failure in range(1, DISCOVERED_FAILURES + 1):
+            assert table.failed(A, "refused", 0.0, 0.5) == failure
+            table.take_due(100.0)
+    assert A not in found
+    assert A in configured
+
+
+def test_discovered_peer_whose_connection_broke_is_dialled_again_at_once() -> None:
+    table = PeerTable()
+    _found(table)
+    table.connected(A, 1, 0.0)
+    table.link_gone(1, "broke", 50.0, 0.5)
+    assert table.take_due(50.0) == [A]
+
+
+def test_peer_that_is_this_node_itself_rests_for_long() -> None:
+    table = _connected(now=0.0)
+    table.link_gone(1, f"ended: {LEADS_TO_SELF}", 0.1, 0.5)
+    assert table.take_due(SELF_PAUSE_SECONDS) == []
+    assert table.take_due(SELF_PAUSE_SECONDS + 0.1) == [A]
+
+
+def test_link_of_discovery_stays_one_of_discovery_for_a_successor() -> None:
+    table = PeerTable()
+    table.kept("tcp://[fe80::1%2]:9651", 4, True, 10.0, 5.0, discovered=True)
+    (peer,) = table
+    assert peer.kind is Kind.DISCOVERED
+    table.link_gone(4, "broke", 20.0, 0.5)
+    assert table.take_due(20.0) == [peer.endpoint]

@@ -387,7 +387,7 @@ def test_a_link_that_is_silent_and_probed_is_reported_dead_once() -> None:
 
 def test_two_connections_to_one_neighbour_are_two_routes() -> None:
     rig = Rig.make(links=1)
-    rig.up(2, 12)
+    rig.up(2, 2)
     rig.hear(1, BERT.update())
     rig.hear(2, BERT.update())
 

@@ -45,6 +45,8 @@ class Link:
     ihu_received: float
     """The IHU clock, likewise."""
     hello_seqno: int = 0
+    round_trip: int | None = None
+    """The last sample, ms."""
     probe_allowed: float = 0.0
     """When the next probe may be sent (wire spec 7.17)."""
 
@@ -124,6 +126,7 @@ class Links:
         """An IHU came: one more sample of the cost, and the neighbour lives. Returns whether the cost changed."""
         sample = min(int((now - link.hello_sent) * 1000), _MAX_SAMPLE_MS)
         before = link.smoothed
+        link.round_trip = sample
         link.smoothed = smoothed_cost(before, sample)
         link.ihu_received = now
         self._probed.pop(link.id, None)

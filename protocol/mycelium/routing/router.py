@@ -14,7 +14,7 @@ This file routes calls and timers to the parts that know the rules:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -25,7 +25,7 @@ from protocol.mycelium.routing.core import Core, Own
 from protocol.mycelium.routing.deadlines import Tick
 from protocol.mycelium.routing.events import Event, LinkDead, RouteChanged, Saved, Send
 from protocol.mycelium.routing.limits import Limits, new_counters
-from protocol.mycelium.routing.links import Links
+from protocol.mycelium.routing.links import Link, Links
 from protocol.mycelium.routing.publication import Publisher
 from protocol.mycelium.routing.resolution import Resolution
 from protocol.mycelium.routing.restart import Restart
@@ -209,6 +209,22 @@ class Router:
             yield events.popleft()
 
     # --- looking inside -----------------------------------------------------------------------------------------------
+
+    def neighbours(self) -> Iterator[tuple[Link, bytes, int]]:
+        """Each link, the public key of its neighbour (empty before that announced itself), and the prefixes reached.
+
+        A neighbour is who announces a prefix at no cost.
+        """
+        keys: dict[int, bytes] = {}
+        reached: Counter[int] = Counter()
+        entries = (entry for _, destination in self._core.table.items() for entry in destination.entries)
+        for entry in entries:
+            if entry.metric == 0:
+                keys[entry.link] = router_id_key(entry.router_id)
+            if entry.state is EntryState.SELECTED:
+                reached[entry.link] += 1
+        for link in self._core.links:
+            yield link, keys.get(link.id, b""), reached[link.id]
 
     @property
     def router_id(self) -> bytes:

@@ -46,9 +46,15 @@ class Chosen(NamedTuple):
     """Whether its whole way carried packets of any size."""
 
 
-def takes_over(current_cost: int, winner_cost: int, winner_metric: int) -> bool:
-    """Whether the cheapest route replaces the one in use; costs are totals, the metric is as received."""
-    return winner_metric == 0 or winner_cost < subtract_metric(current_cost, SWITCHING_IMPROVEMENT)
+def takes_over(current_cost: int, winner_cost: int, winner_metric: int, *, both_direct: bool = False) -> bool:
+    """Whether the cheapest route replaces the one in use; costs are totals, the metric is as received.
+
+    A direct way replaces any other one at once, as in the reference. Where both are direct, over two links to the same
+    neighbour, the reference goes to and fro with every millisecond; here the better one has to be clearly better.
+    """
+    return (winner_metric == 0 and not both_direct) or winner_cost < subtract_metric(
+        current_cost, SWITCHING_IMPROVEMENT
+    )
 
 
 class Selection:
@@ -101,6 +107,7 @@ class Selection:
         sources = self._core.sources
         winner: RouteEntry | None = None
         winner_cost = current_cost = METRIC_INFINITE
+        is_direct = False
         for entry in destination.entries:
             if entry.state is EntryState.RETRACTED:
                 continue
@@ -108,12 +115,14 @@ class Selection:
                 continue
             cost = add_metric(entry.metric, links.cost(entry.link))
             if entry.state is EntryState.SELECTED:
-                current_cost = cost
+                current_cost, is_direct = cost, entry.metric == 0
             if winner is None or cost < winner_cost:
                 winner, winner_cost = entry, cost
         if winner is None or current_cost == METRIC_INFINITE or winner.state is EntryState.SELECTED:
             return winner
-        return winner if takes_over(current_cost, winner_cost, winner.metric) else destination.selected
+        both_direct = is_direct and winner.metric == 0
+        switch = takes_over(current_cost, winner_cost, winner.metric, both_direct=both_direct)
+        return winner if switch else destination.selected
 
     def _worth_an_update(self, before: Chosen | None, now_selected: RouteEntry | None) -> bool:
         if before is None or now_selected is None:

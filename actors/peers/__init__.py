@@ -1,7 +1,7 @@
 """The peers actor: who our peers are, how to reach them, and what went over each link.
 
 Owns      the peer table; connections that are being made or have not said anything yet; counts by address
-Rights    no node key, no capability; may dial; the listening socket and marked sockets come from the supervisor
+Rights    no node key, no capability; may dial and look up names; listening and marked sockets come from the supervisor
 Receives  AddPeer, RemovePeer, AskPeers, AskTraffic; Traffic, LinkOpened, ConnectionIds (links);
           SocketOpened, LinkGone (supervisor)
 Sends     OpenSocket, OpenDatagramSocket, SpawnLink, EndLink (supervisor); ForwardedDatagram (links);
@@ -11,24 +11,26 @@ Dies      links stay; its successor is told which there are, finds added peers i
 
 from __future__ import annotations
 
-import errno
-import itertools
-import os
 import random
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv6Address
-from typing import Final
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
 
 import msgpack
 
+from actors.peers.accepting import Acceptor, Listener
+from actors.peers.dialling import Dialler, Sockets
+from actors.peers.discovery import Discovery, DiscoveryConfig
+from actors.peers.network import Network, address_text, local_of
 from actors.quic_listener import BUSY, QuicListener, Stranger
 from actors.runtime.actor import Runtime
 from actors.runtime.answers import Answers, LongAnswer
 from actors.runtime.budget import Budget
-from actors.runtime.loop import READABLE, WRITABLE, Timer
+from actors.runtime.loop import Timer
 from actors.runtime.memory import MemoryFile
 from protocol.accounting import AddressCounts
+from protocol.callers import Callers
 from protocol.frames import (
     AddPeer,
     AddressTraffic,
@@ -39,12 +41,10 @@ from protocol.frames import (
     LinkGone,
     LinkOpened,
     OpenDatagramSocket,
-    OpenSocket,
     Outcome,
     PeerList,
     PeerRow,
     RemovePeer,
-    SocketKind,
     SocketOpened,
     SpawnLink,
     Traffic,
@@ -53,27 +53,24 @@ from protocol.frames import (
     link_text,
 )
 from protocol.handshakes import Handshake, Handshakes
+from protocol.interfaces import Change, LocalAddress
 from protocol.linknumbers import LinkNumbers
-from protocol.mycelium.endpoint import Endpoint, EndpointError, Protocol, SocketAddress, UnixAddress, VsockAddress
-from protocol.mycelium.framing import PACKET_HEADER, PACKET_VERSION
+from protocol.mycelium.endpoint import (
+    Endpoint,
+    EndpointError,
+    Protocol,
+    SocketAddress,
+)
 from protocol.peering import AlreadyKnown, Kind, NotKnown, PeeringError, PeerTable
+from protocol.targets import Target, TargetError
 from protocol.transports import HANDSHAKES, Ways
 
-DIAL_SECONDS: Final = 10.0
-FIRST_WORD_SECONDS: Final = 10.0
-"""A node sends its Update at once (wire spec 7.3); who connects and says nothing gets no process."""
-MAX_SILENT: Final = 256
-ACCEPTS_PER_TURN: Final = 32
-ACCEPT_PAUSE_SECONDS: Final = 0.5
 HANDSHAKES_PER_SECOND: Final = 50
 """Of strangers: each costs a process."""
 LINES_PER_SECOND: Final = 5
 """About strangers who were refused."""
-FIRST_WORD_PAUSE_SECONDS: Final = 0.05
-_TLS_HANDSHAKE: Final = b"\x16\x03"
-"""How the record begins in which a TLS client says hello (RFC 8446 section 5.1)."""
-_WITHOUT_LOW_WATER: Final = frozenset({Protocol.UNIX, Protocol.VSOCK})
-"""Sockets for which the kernel does not wait until there is a whole packet header to read."""
+_ANYWHERE: Final = SocketAddress(IPv4Address(0), 0)
+"""For a name that was not looked up yet."""
 COMPACT_BYTES: Final = 1 << 20
 
 
@@ -83,19 +80,16 @@ class KeptLink:
 
     number: int
     endpoint: str
+    """The peer as people write it."""
+    reached: str
+    """Likewise, with the address that it was reached at."""
     outbound: bool
     age: float
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A socket where strangers come in."""
-
-    descriptor: int
-    transport: Protocol
-    """What is spoken on the connections that come in."""
-    path: str = ""
-    """Of a Unix socket."""
+    family: int
+    local: Any
+    """Family and local address of its socket, as the `socket` module has them."""
+    remote: Any
+    """The other end's; None where it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +98,10 @@ class PeersConfig:
 
     listeners: tuple[Listener, ...]
     """One of each kind at most; those that could not be opened are not among them."""
+    callers: Callers
+    """Who may connect over IP."""
+    discovery: DiscoveryConfig
+    """Looking for neighbours on the local network."""
     ways: Ways
     """How peers can be reached."""
     memory: int
@@ -118,17 +116,6 @@ class PeersConfig:
     """The number of the next process of links; never one that was used before."""
     highest: tuple[int, ...]
     """The highest link number used in each process of links that lives."""
-
-
-class _Silent:
-    """An accepted connection that has not said anything yet."""
-
-    __slots__ = ("connection", "listener", "timer")
-
-    def __init__(self, connection: socket.socket, listener: Listener, timer: Timer) -> None:
-        self.connection = connection
-        self.listener = listener
-        self.timer = timer
 
 
 def main(runtime: Runtime, config: PeersConfig) -> None:
@@ -153,20 +140,22 @@ class Peers:
         self._by_source = AddressCounts()
         self._by_destination = AddressCounts()
         self._numbers = LinkNumbers(config.first_process, config.highest, [link.number for link in config.kept])
-        self._next_token = 1
-        self._opening: dict[int, str] = {}
-        self._dialling: dict[int, tuple[str, socket.socket, Timer]] = {}
-        self._silent: dict[int, _Silent] = {}
         self._timer: Timer | None = None
         self._ways = config.ways
-        self._guests = itertools.count(1)
         self._handshakes = Handshakes()
         self._new_strangers = Budget(HANDSHAKES_PER_SECOND)
         self._lines = Budget(LINES_PER_SECOND)
 
         runtime.gauges.queue("peers", lambda: len(self._table))
-        runtime.gauges.queue("dialling", lambda: len(self._dialling) + len(self._opening))
-        runtime.gauges.queue("silent_connections", lambda: len(self._silent))
+        self._sockets = Sockets(runtime)
+        self._dialler = Dialler(runtime, self._sockets, self._dialled, self._dial_failed)
+        self._callers = config.callers
+        self._locals: dict[int, LocalAddress] = {}
+        """Where this machine's end of each link is."""
+        self._remotes: dict[int, LocalAddress] = {}
+        """Where its other end is."""
+        self._reached: dict[int, str] = {}
+        """Where each link that we dialled leads."""
         runtime.on(AddPeer, self._on_add)
         runtime.on(RemovePeer, self._on_remove)
         runtime.on(AskPeers, self._on_ask_peers)
@@ -175,10 +164,11 @@ class Peers:
         runtime.on(LinkOpened, self._on_link_opened)
         runtime.gauges.queue("handshakes", lambda: len(self._handshakes))
         runtime.loop.every(1.0, self._next_second)
-        runtime.on_channel(SocketOpened, self._on_socket_opened)
         runtime.on_channel(LinkGone, self._on_link_gone)
         self._restore(config)
-        self._strangers: dict[int, Stranger] = {}
+        acceptor = Acceptor(runtime, config.callers, self._on_caller)
+        self._strangers: list[Stranger] = []
+        """Those who wait for a socket of their own."""
         self._quic: QuicListener | None = None
         for listener in config.listeners:
             if listener.transport is Protocol.QUIC:
@@ -186,11 +176,20 @@ class Peers:
                     runtime,
                     listener.descriptor,
                     is_busy=lambda: self._handshakes.of_strangers + len(self._strangers) >= BUSY,
-                    may_begin=lambda remote: self._may_shake_hands(str(Endpoint(Protocol.QUIC, remote))),
+                    may_begin=self._may_begin,
                     begin=self._open_for,
                 )
             else:
-                self._listen(listener)
+                acceptor.listen(listener)
+        self._network = Network(runtime, self._on_network)
+        self._discovery = Discovery(
+            runtime,
+            config.discovery,
+            config.ways.private,
+            self._is_connected_from,
+            self._on_neighbour,
+            self._on_neighbour_lost,
+        )
         self._loop.call_after(0, self._dial_due)
 
     # --- dialling ---------------------------------------------------------------------------------------------------
@@ -205,24 +204,19 @@ class Peers:
             else:
                 wanted.pop(endpoint, None)
         for endpoint in wanted:
-            self._table.add(endpoint, now, never=self._ways.why_never(Endpoint.parse(endpoint)))
+            self._table.add(endpoint, now, never=self._why_never(Target.parse(endpoint)))
         for link in config.kept:
-            self._table.kept(link.endpoint, link.number, link.outbound, now, link.age)
+            for ends, name in ((self._locals, link.local), (self._remotes, link.remote)):
+                if name is not None and (end := local_of(link.family, name)) is not None:
+                    ends[link.number] = end
+            found = link.outbound and _is_link_local(link.endpoint)
+            self._table.kept(link.endpoint, link.number, link.outbound, now, link.age, link.reached, discovered=found)
 
     def _dial_due(self) -> None:
-        for text in self._table.take_due(self._loop.now()):
-            endpoint, token = Endpoint.parse(text), self._token()
-            self._opening[token] = text
+        for endpoint in self._table.take_due(self._loop.now()):
             self._counters["dials.started"] += 1
-            if endpoint.protocol is Protocol.QUIC:
-                self._runtime.tell_supervisor(OpenDatagramSocket(token, "", str(endpoint.address)))
-            else:
-                self._runtime.tell_supervisor(OpenSocket(token, _kind_of(endpoint)))
+            self._dialler.dial(endpoint)
         self._plan()
-
-    def _token(self) -> int:
-        token, self._next_token = self._next_token, self._next_token + 1
-        return token
 
     def _plan(self) -> None:
         if self._timer is not None:
@@ -230,52 +224,19 @@ class Peers:
         deadline = self._table.next_deadline()
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._dial_due)
 
-    def _on_socket_opened(self, message: SocketOpened, descriptors: list[int]) -> None:
-        if message.token in self._strangers:
-            self._on_stranger_s_socket(self._strangers.pop(message.token), message, descriptors)
-            return
-        endpoint = self._opening.pop(message.token)
-        if not descriptors:
-            self._dial_failed(endpoint, message.error)
-            return
-        connection = socket.socket(fileno=descriptors[0])
-        if connection.type == socket.SOCK_DGRAM:
-            self._begin_link(endpoint, connection)
-            return
-        connection.setblocking(False)
-        code = connection.connect_ex(Endpoint.parse(endpoint).address.sockaddr())
-        if code not in (0, errno.EINPROGRESS):
-            connection.close()
-            self._dial_failed(endpoint, os.strerror(code))
-            return
-        number = connection.fileno()
-        timer = self._loop.call_after(DIAL_SECONDS, lambda: self._dialled(number, "no answer"))
-        self._dialling[number] = (endpoint, connection, timer)
-        self._loop.watch(number, lambda _: self._dialled(number, ""), events=WRITABLE)
-
-    def _dialled(self, number: int, failure: str) -> None:
-        endpoint, connection, timer = self._dialling.pop(number)
-        timer.cancel()
-        self._loop.forget(number)
-        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if failure or code:
-            connection.close()
-            self._dial_failed(endpoint, failure or os.strerror(code))
-            return
-        self._begin_link(endpoint, connection)
-
-    def _begin_link(self, endpoint: str, connection: socket.socket) -> None:
-        link, transport = self._new_link(), self._ways.transport(Endpoint.parse(endpoint))
+    def _dialled(self, peer: str, at: Endpoint, connection: socket.socket) -> None:
+        link, transport = self._new_link(), self._ways.transport(at)
+        self._reached[link] = str(at)
         if transport in HANDSHAKES:
-            self._handshakes.dialled(link, endpoint)
-            self._spawn(SpawnLink(link, endpoint, True, transport, b""), connection)
-        elif self._connected(link, endpoint):
-            self._spawn(SpawnLink(link, endpoint, True, transport, b""), connection)
+            self._handshakes.dialled(link, peer)
+            self._spawn(link, peer, True, transport, connection)
+        elif self._connected(link, peer):
+            self._spawn(link, peer, True, transport, connection)
         connection.close()
 
     def _connected(self, link: int, endpoint: str) -> bool:
         """Whether anybody still wants what was dialled."""
-        if not self._table.connected(endpoint, link, self._loop.now()):
+        if not self._table.connected(endpoint, link, self._loop.now(), self._reached.get(link, "")):
             return False
         self._counters["dials.connected"] += 1
         self._log.info("connected", peer=endpoint, link=link_text(link))
@@ -284,94 +245,73 @@ class Peers:
     def _dial_failed(self, endpoint: str, reason: str) -> None:
         self._counters["dials.failed"] += 1
         failures = self._table.failed(endpoint, reason, self._loop.now(), random.random())
+        if endpoint not in self._table:
+            self._discovery.forget(endpoint)
         if failures == 1:
             self._log.warning("cannot connect; will go on trying", peer=endpoint, reason=reason)
         elif failures:
             self._log.debug("cannot connect", peer=endpoint, reason=reason, failures=failures)
         self._plan()
 
+    def _why_never(self, target: Target) -> str:
+        return self._ways.why_never(target.endpoint or Endpoint(target.protocol, _ANYWHERE))
+
+    # --- trouble on this machine ------------------------------------------------------------------------------------
+
+    def _on_network(self, change: Change) -> None:
+        self._discovery.look_on(self._network)
+        for link, local in list(self._locals.items()):
+            if local in change.lost:
+                self._counters["links.address_lost"] += 1
+                self._runtime.tell_supervisor(EndLink(link, f"this machine lost the address {address_text(local)}"))
+                del self._locals[link]
+        if change.gained and self._table.try_all(self._loop.now()):
+            self._counters["dials.hurried"] += 1
+        if change.gained:
+            self._dialler.restart_slow()
+            self._dial_due()
+
+    # --- neighbours -------------------------------------------------------------------------------------------------
+
+    def _is_connected_from(self, address: bytes, interface: int) -> bool:
+        return (address, interface) in self._remotes.values()
+
+    def _on_neighbour(self, endpoint: str) -> None:
+        if self._is_connected_from(*_place_of(endpoint)):
+            # It was quicker, and one link is enough.
+            self._discovery.forget(endpoint)
+            return
+        try:
+            self._table.add(endpoint, self._loop.now(), kind=Kind.DISCOVERED)
+        except PeeringError as error:
+            self._counters["discovery.not_added"] += 1
+            self._log.debug("a neighbour is not dialled", peer=endpoint, reason=error)
+            return
+        self._log.info("found a neighbour", peer=endpoint)
+        self._dial_due()
+
+    def _on_neighbour_lost(self, endpoint: str) -> None:
+        """Its interface went."""
+        try:
+            link = self._table.remove(endpoint)
+        except NotKnown:
+            return
+        self._counters["discovery.forgotten"] += 1
+        self._dialler.give_up(endpoint)
+        if link:
+            self._runtime.tell_supervisor(EndLink(link, "the interface of this neighbour is gone"))
+
     # --- accepting --------------------------------------------------------------------------------------------------
 
-    def _listen(self, listener: Listener) -> None:
-        accepting = socket.socket(fileno=listener.descriptor)
-        accepting.setblocking(False)
-        self._loop.watch(accepting.fileno(), lambda _: self._on_connections(listener, accepting))
-
-    def _on_connections(self, listener: Listener, accepting: socket.socket) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                connection, _address_of_peer = accepting.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Out of descriptors, or a connection that was gone before we took it.
-                self._counters["accepts.failed"] += 1
-                self._log.warning("cannot accept a connection", reason=error.strerror)
-                self._rest_from_accepting(accepting.fileno())
-                return
-            self._wait_for_first_word(connection, listener)
-
-    def _rest_from_accepting(self, number: int) -> None:
-        self._loop.want(number, 0)
-        self._loop.call_after(ACCEPT_PAUSE_SECONDS, lambda: self._loop.want(number, READABLE))
-
-    def _wait_for_first_word(self, connection: socket.socket, listener: Listener) -> None:
-        if len(self._silent) >= MAX_SILENT:
-            # The oldest has had the longest time to speak.
-            self._drop_silent(next(iter(self._silent)), "accepts.crowded_out")
-        connection.setblocking(False)
-        # Readable only when a whole packet header is there.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, PACKET_HEADER)
-        number = connection.fileno()
-        timer = self._loop.call_after(FIRST_WORD_SECONDS, lambda: self._drop_silent(number, "accepts.silent"))
-        self._silent[number] = _Silent(connection, listener, timer)
-        self._loop.watch(number, lambda _: self._on_first_word(number))
-
-    def _on_first_word(self, number: int) -> None:
-        silent = self._silent[number]
-        connection, transport = silent.connection, silent.listener.transport
-        try:
-            head = connection.recv(PACKET_HEADER, socket.MSG_PEEK)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._drop_silent(number, "accepts.broken")
-            return
-        if 0 < len(head) < PACKET_HEADER and transport in _WITHOUT_LOW_WATER:
-            # Asked again in a moment: such a socket is readable with the first byte.
-            self._loop.want(number, 0)
-            self._loop.call_after(FIRST_WORD_PAUSE_SECONDS, lambda: self._ask_again(number, silent))
-        elif len(head) < PACKET_HEADER:
-            self._drop_silent(number, "accepts.broken")
-        elif reason := _why_garbage(head, transport):
-            self._log.warning("refused", peer=self._remote_of(silent), reason=reason)
-            self._drop_silent(number, "accepts.garbage")
-        else:
-            self._accept(number)
-
-    def _ask_again(self, number: int, silent: _Silent) -> None:
-        if self._silent.get(number) is silent:
-            self._loop.want(number, READABLE)
-
-    def _accept(self, number: int) -> None:
-        silent = self._silent.pop(number)
-        silent.timer.cancel()
-        self._loop.forget(number)
-        connection = silent.connection
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        endpoint = self._remote_of(silent)
-        if endpoint is None:
-            connection.close()
-            return
-        transport = silent.listener.transport
+    def _on_caller(self, endpoint: str, transport: Protocol, connection: socket.socket) -> None:
         if transport not in HANDSHAKES:
             link = self._new_link()
             self._accepted(link, endpoint)
-            self._spawn(SpawnLink(link, endpoint, False, transport, b""), connection)
+            self._spawn(link, endpoint, False, transport, connection)
         elif self._may_shake_hands(endpoint):
             link = self._new_link()
             self._handshakes.accepted(link, endpoint, _source_of(endpoint))
-            self._spawn(SpawnLink(link, endpoint, False, transport, b""), connection)
+            self._spawn(link, endpoint, False, transport, connection)
         connection.close()
 
     def _accepted(self, link: int, endpoint: str) -> None:
@@ -381,13 +321,22 @@ class Peers:
 
     # --- QUIC ---------------------------------------------------------------------------------------------------------
 
+    def _may_begin(self, remote: SocketAddress) -> bool:
+        if not self._callers.admit(remote.host):
+            self._counters["accepts.not_allowed"] += 1
+            return False
+        return self._may_shake_hands(str(Endpoint(Protocol.QUIC, remote)))
+
     def _open_for(self, stranger: Stranger) -> None:
         """Has a socket made that gets all that the stranger sends from now on."""
-        token = self._token()
-        self._strangers[token] = stranger
-        self._runtime.tell_supervisor(OpenDatagramSocket(token, str(stranger.local), str(stranger.remote)))
+        self._strangers.append(stranger)
+        self._sockets.ask(
+            lambda token: OpenDatagramSocket(token, str(stranger.local), str(stranger.remote)),
+            lambda message, descriptors: self._on_stranger_s_socket(stranger, message, descriptors),
+        )
 
     def _on_stranger_s_socket(self, stranger: Stranger, message: SocketOpened, descriptors: list[int]) -> None:
+        self._strangers.remove(stranger)
         if self._quic is None:
             return
         opening = self._quic.opening(stranger)
@@ -398,7 +347,7 @@ class Peers:
         link, endpoint = self._new_link(), str(Endpoint(Protocol.QUIC, stranger.remote))
         self._handshakes.accepted(link, endpoint, _source_of(endpoint))
         with socket.socket(fileno=descriptors[0]) as connection:
-            self._spawn(SpawnLink(link, endpoint, False, Protocol.QUIC, opening), connection)
+            self._spawn(link, endpoint, False, Protocol.QUIC, connection, opening)
 
     # --- handshakes of transports -------------------------------------------------------------------------------------
 
@@ -438,32 +387,27 @@ class Peers:
         if self._quic is not None:
             self._quic.next_second()
 
-    def _remote_of(self, silent: _Silent) -> str | None:
-        """Who is at the other end, as people write it; None where nobody is any more."""
-        listener = silent.listener
-        if listener.path:
-            return str(Endpoint(listener.transport, UnixAddress(listener.path, next(self._guests))))
-        try:
-            sockaddr = silent.connection.getpeername()
-        except OSError:
-            return None
-        if listener.transport is Protocol.VSOCK:
-            return str(Endpoint(listener.transport, VsockAddress(*sockaddr)))
-        return str(Endpoint(listener.transport, SocketAddress.of_sockaddr(sockaddr)))
-
-    def _drop_silent(self, number: int, counter: str) -> None:
-        silent = self._silent.pop(number)
-        silent.timer.cancel()
-        self._loop.forget(number)
-        silent.connection.close()
-        self._counters[counter] += 1
-
     # --- links ------------------------------------------------------------------------------------------------------
 
     def _new_link(self) -> int:
         return self._numbers.next()
 
-    def _spawn(self, message: SpawnLink, connection: socket.socket) -> None:
+    def _spawn(
+        self,
+        link: int,
+        peer: str,
+        outbound: bool,
+        transport: Protocol,
+        connection: socket.socket,
+        opening: bytes = b"",
+    ) -> None:
+        # QUIC moves to another address when its own goes; TCP can't.
+        local = connection.getsockname() if connection.type == socket.SOCK_STREAM else None
+        for ends, name in ((self._locals, local), (self._remotes, _peer_name(connection))):
+            if name is not None and (end := local_of(connection.family, name)) is not None:
+                ends[link] = end
+        endpoint = self._reached.get(link, peer)
+        message = SpawnLink(link, endpoint, outbound, transport, opening, peer)
         self._runtime.tell_supervisor(message, (connection.fileno(),))
 
     def _on_link_gone(self, message: LinkGone, _descriptors: list[int]) -> None:
@@ -474,6 +418,9 @@ class Peers:
         if shaken is not None:
             self._handshake_failed(shaken, message.reason)
             return
+        self._locals.pop(message.link, None)
+        self._remotes.pop(message.link, None)
+        self._reached.pop(message.link, None)
         peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
         if peer is not None:
             self._log.info("disconnected", peer=peer.endpoint, link=link_text(message.link), reason=message.reason)
@@ -483,12 +430,12 @@ class Peers:
 
     def _on_add(self, sender: bytes, message: AddPeer) -> None:
         try:
-            endpoint = Endpoint.parse(message.endpoint)
-            self._table.add(str(endpoint), self._loop.now(), never=self._ways.why_never(endpoint))
+            endpoint = Target.parse(message.endpoint)
+            self._table.add(str(endpoint), self._loop.now(), never=self._why_never(endpoint))
         except AlreadyKnown as error:
             self._answer(sender, message.token, Outcome.EXISTS, error)
             return
-        except (EndpointError, PeeringError) as error:
+        except (EndpointError, TargetError, PeeringError) as error:
             self._answer(sender, message.token, Outcome.REFUSED, error)
             return
         self._counters["peers.added"] += 1
@@ -498,15 +445,17 @@ class Peers:
 
     def _on_remove(self, sender: bytes, message: RemovePeer) -> None:
         try:
-            endpoint = str(Endpoint.parse(message.endpoint))
+            endpoint = str(Target.parse(message.endpoint))
             link = self._table.remove(endpoint)
         except NotKnown as error:
             self._answer(sender, message.token, Outcome.MISSING, error)
             return
-        except EndpointError as error:
+        except (EndpointError, TargetError) as error:
             self._answer(sender, message.token, Outcome.REFUSED, error)
             return
         self._remember(False, endpoint)
+        self._dialler.give_up(endpoint)
+        self._discovery.forget(endpoint)
         if link:
             self._runtime.tell_supervisor(EndLink(link, "the peer was removed"))
         self._answer(sender, message.token, Outcome.DONE, "")
@@ -528,6 +477,7 @@ class Peers:
         rows = [
             PeerRow(
                 endpoint=peer.endpoint,
+                reached=peer.reached,
                 kind=peer.kind.value,
                 state=peer.state.value,
                 link=peer.link,
@@ -558,17 +508,6 @@ class Peers:
             self._by_destination.add(pair.destination, pair.packets, pair.octets)
 
 
-def _kind_of(endpoint: Endpoint) -> SocketKind:
-    """The socket that it takes to dial `endpoint`."""
-    match endpoint.address:
-        case UnixAddress():
-            return SocketKind.UNIX
-        case VsockAddress():
-            return SocketKind.VSOCK
-        case address:
-            return SocketKind.TCP_IPV6 if address.is_ipv6 else SocketKind.TCP_IPV4
-
-
 def _source_of(endpoint: str) -> str:
     """What a stranger's handshakes are counted by: his address, of IPv6 the network that he can choose from."""
     address = Endpoint.parse(endpoint).address
@@ -579,12 +518,21 @@ def _source_of(endpoint: str) -> str:
     return str(address.host)
 
 
-def _why_garbage(head: bytes, transport: Protocol) -> str:
-    """Why a connection that begins with `head` is none of a peer; empty where it may be."""
-    if transport is Protocol.TLS:
-        return "" if head.startswith(_TLS_HANDSHAKE) else "it speaks no TLS, and this is a private network"
-    if head.startswith(_TLS_HANDSHAKE):
-        return "it speaks TLS: it is in a private network, and this node is in none"
-    if head[0] != PACKET_VERSION:
-        return f"its first packet has version {head[0]}, only {PACKET_VERSION} exists"
-    return ""
+def _place_of(endpoint: str) -> LocalAddress:
+    """The address in an endpoint of discovery, and its interface."""
+    address = Endpoint.parse(endpoint).address
+    assert isinstance(address, SocketAddress)
+    return address.host.packed, address.scope
+
+
+def _is_link_local(peer: str) -> bool:
+    place = Target.parse(peer).place
+    return isinstance(place, SocketAddress) and place.host.is_link_local and bool(place.scope)
+
+
+def _peer_name(connection: socket.socket) -> Any:
+    """What `getpeername` says; None where nobody is there any more."""
+    try:
+        return connection.getpeername()
+    except OSError:
+        return None
