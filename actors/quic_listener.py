@@ -63,6 +63,7 @@ class QuicListener:
         self._port = self._socket.getsockname()[1]
         self._door = Door(os.urandom(KEY_BYTES))
         self._senders: dict[int, bytes] = {}
+        self._addresses: dict[int, Stranger] = {}
         self._replies = Budget(REPLIES_PER_SECOND)
         self._is_busy = is_busy
         self._may_begin = may_begin
@@ -76,10 +77,18 @@ class QuicListener:
         data: bytes = msgpack.packb((stranger.original, stranger.retried, self._door.begun(stranger.key)))
         return data
 
+    def link_made(self, link: int, stranger: Stranger) -> None:
+        """The stranger has a link."""
+        self._addresses[link] = stranger
+
     def link_gone(self, link: int) -> None:
-        """The link is no more."""
-        self._door.link_gone(link)
+        """The link is no more. Its peer is told at once: a process that was killed said nothing."""
+        token = self._door.link_gone(link)
         self._senders.pop(link, None)
+        stranger = self._addresses.pop(link, None)
+        reset = self._door.farewell(token, os.urandom(RANDOM_BYTES))
+        if stranger is not None and reset is not None:
+            self._answer(reset, stranger.remote, _from(stranger.local))
 
     def next_second(self) -> None:
         """A new second has begun."""
@@ -136,6 +145,12 @@ class QuicListener:
             self._socket.sendmsg([reply.datagram], info, 0, remote.sockaddr())
         except OSError:
             self._counters["quic.errors"] += 1
+
+
+def _from(local: SocketAddress) -> list[tuple[int, int, bytes]]:
+    """What makes a datagram leave from `local`."""
+    info = local.host.packed + local.scope.to_bytes(4, "little")
+    return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)]
 
 
 def _local_of(ancillary: list[tuple[int, int, bytes]], port: int) -> SocketAddress | None:

@@ -346,6 +346,7 @@ class Peers:
             return
         link, endpoint = self._new_link(), str(Endpoint(Protocol.QUIC, stranger.remote))
         self._handshakes.accepted(link, endpoint, _source_of(endpoint))
+        self._quic.link_made(link, stranger)
         with socket.socket(fileno=descriptors[0]) as connection:
             self._spawn(link, endpoint, False, Protocol.QUIC, connection, opening)
 

@@ -141,14 +141,20 @@ class Door:
         for name in found:
             self._links[name] = link
 
-    def link_gone(self, link: int) -> None:
-        """The link is no more; whoever goes on sending to it is told."""
+    def farewell(self, token: bytes, random: bytes) -> Reply | None:
+        """What tells a peer that its link is no more, before it sends anything; None where the link had no token."""
+        answer = stateless_reset(token, SHORTEST_WITH_RESET, random) if token else b""
+        return Reply(answer, "quic.resets") if answer else None
+
+    def link_gone(self, link: int) -> bytes:
+        """The link is no more; whoever goes on sending to it is told. Returns its reset token, empty for none."""
         _, token = self._ids.get(link, (frozenset(), b""))
         for name in self._forget_ids(link):
             if token:
                 while len(self._forgotten) >= MOST_FORGOTTEN:
                     del self._forgotten[next(iter(self._forgotten))]
                 self._forgotten[name] = token
+        return token
 
     def _forget_ids(self, link: int) -> frozenset[bytes]:
         found, _ = self._ids.pop(link, (frozenset(), b""))

@@ -135,6 +135,15 @@ def test_peer_of_a_link_that_is_gone_is_told_so() -> None:
     assert see(door, short(size=42)) == Drop("quic.unknown")
 
 
+def test_peer_of_a_link_that_is_gone_can_be_told_before_it_asks() -> None:
+    door = Door(KEY)
+    door.link_has(5, [OURS], bytes(range(16)))
+    told = door.farewell(door.link_gone(5), RANDOM)
+    assert told is not None
+    assert told.datagram.endswith(bytes(range(16)))
+    assert door.farewell(door.link_gone(5), RANDOM) is None
+
+
 def test_link_that_never_was_may_be_gone() -> None:
     door = Door(KEY)
     door.link_gone(5)
