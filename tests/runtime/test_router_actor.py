@@ -15,9 +15,8 @@ import zmq
 from actors import router
 from actors.router import REMIND_FOR_SECONDS, REMIND_SECONDS, RouterConfig
 from actors.runtime.memory import MemoryFile
-from protocol import frames
 from protocol.codec import unpack
-from protocol.frames import AskTable, Ready, Resolve, RouteDelta, RouteState, TableEpoch, TableSerial
+from protocol.frames import AskTable, Ready, Resolve, RouteDelta, RouteState, TableEpoch, TableSerial, parts
 from protocol.mycelium.routing import restart
 from protocol.mycelium.routing.state import LinkCost, OwnState, PublishedEntry, pack_record
 from tests.runtime.children import PATIENCE, Child, born, run_folder
@@ -46,7 +45,7 @@ def _serving(run: Path, published: Sequence[PublishedEntry] = ()) -> Iterator[Ch
 
     def prepare() -> RouterConfig:
         # Parts of a table that is not too large for a test, but far larger than what queues and socket buffers hold.
-        vars(frames).update(MAX_PART=ROWS)
+        vars(parts).update(MAX_PART=ROWS)
         vars(restart).update(RESTART_PATIENCE=3600.0)
         return RouterConfig(PUBLIC_KEY, memory, (1,))
 
