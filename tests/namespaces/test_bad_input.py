@@ -348,5 +348,6 @@ def test_new_peer_gets_in_past_peers_that_dribble_their_packets(network: Network
         grown = memory_of(network.relay.process_id).total - before
     print(f"{grown // DRIBBLES >> 10} KiB per link")
     # What a link costs, and not more for its slowness.
-    assert grown <= DRIBBLES * (8 << 20)
+    # What a link costs, 8 MiB and a little, and not more for its slowness.
+    assert grown <= DRIBBLES * (9 << 20)
     assert ping(network.near.namespace, network.relay.address).lost == 0
