@@ -23,17 +23,27 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 run: $(STAMP)
 	@if $(BIN)/python -m septate.rights; then exec $(BIN)/septate $(ARGS); else exec $(BIN)/septate --no-tun $(ARGS); fi
 
-# Two halves side by side, for two cores: what computes, with the coverage of protocol/, and what waits for processes.
-COMPUTES := tests/unit tests/simulation tests/bench
-WAITS := tests/runtime tests/lab tests/namespaces
+# Groups side by side: one computes, with the coverage of protocol/; the others wait for processes and nodes, mostly.
+GROUPS := test-computing test-processes test-nodes-a-m test-nodes-n-z
+.PHONY: $(GROUPS)
+
+test-computing:
+	@$(BIN)/python -m coverage run -m pytest tests/unit tests/simulation tests/bench
+
+test-processes:
+	@$(BIN)/python -m pytest tests/runtime tests/lab
+
+test-nodes-a-m:
+	@$(BIN)/python -m pytest $(sort $(wildcard tests/namespaces/test_[a-m]*.py))
+
+test-nodes-n-z:
+	@$(BIN)/python -m pytest $(sort $(wildcard tests/namespaces/test_[n-z]*.py))
 
 test: $(STAMP)
 ifeq ($(ARGS),)
-	@$(BIN)/python -m pytest $(WAITS) >.waits.log 2>&1 & waits=$$!; \
-	$(BIN)/python -m coverage run -m pytest $(COMPUTES); computed=$$?; \
-	wait $$waits; waited=$$?; cat .waits.log; \
+	@$(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target $(GROUPS); ran=$$?; \
 	$(BIN)/python -m coverage report; covered=$$?; \
-	exit $$((computed | waited | covered))
+	exit $$((ran | covered))
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif
@@ -54,5 +64,5 @@ manual: $(STAMP)
 	@$(BIN)/python -m manual
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .waits.log .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
