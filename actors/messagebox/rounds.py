@@ -40,7 +40,8 @@ class Rounds:
         self._planned = False
         self._timer: Timer | None = None
         self._at_end: list[Callable[[], None]] = []
-        loop.every(PROGRESS_SECONDS, self._save_progress)
+        self._will_save = False
+        """Whether progress will be saved soon: while nothing happens there is none, and nobody has to wake up."""
 
     def on(self, kind: type[_Event], handler: Callable[[_Event], None]) -> None:
         """Calls `handler(event)` for each event of this type, when the database has what came before it."""
@@ -85,6 +86,9 @@ class Rounds:
         # The other nodes work on these while we wait for the disk.
         self._store.keep_promises()
         self._call(later)
+        if not self._will_save:
+            self._will_save = True
+            self._loop.call_after(PROGRESS_SECONDS, self._save_progress)
         if not self._planned:
             self._arm()
 
@@ -109,6 +113,7 @@ class Rounds:
         self.settle()
 
     def _save_progress(self) -> None:
+        self._will_save = False
         progress = self._box.progress()
         if progress:
             self._store.save_progress(progress)
