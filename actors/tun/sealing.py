@@ -113,23 +113,24 @@ class Sealer:
                 self._next = run.end + (HEADER_LENGTH if run.count > 1 else 0) + BEHIND
                 return
             self._end_run()
-        if header == merge.UNFINISHED:
-            if DatagramRun.fits(self._memory[body : body + length], header) and takes_whole(flow, now):
+        packet = self._memory[body : body + length]
+        if DatagramRun.fits(packet, header):
+            if takes_whole(flow, now):
                 self._begin_run(flow, DatagramRun(self._memory, body, length))
                 return
-        elif header == acks.UNFINISHED and AckRun.fits(self._memory[body : body + length], header):
+        elif AckRun.fits(packet, header):
             self._begin_run(flow, AckRun(self._memory, body, length))
             return
         if header == _NO_OFFLOAD:
-            self._seal(flow, self._end, length, self._memory[body + 7], 0)
+            self._seal(flow, self._end, length, packet[7], 0)
             return
         parsed = VnetHeader.parse(header)
         if not parsed.gso_type:
-            complete_checksum(self._memory[body : body + length], parsed)
-            self._seal(flow, self._end, length, self._memory[body + 7], 0)
+            complete_checksum(packet, parsed)
+            self._seal(flow, self._end, length, packet[7], 0)
         elif takes_whole(flow, now):  # 4
             length = append_trailer(self._memory[body:], length, parsed)
-            self._seal(flow, self._end, length, self._memory[body + 7], MARK_SUPER_PACKET)
+            self._seal(flow, self._end, length, packet[7], MARK_SUPER_PACKET)
         else:
             self._cut(flow, length, parsed)
 
@@ -140,17 +141,11 @@ class Sealer:
 
     def seal_message(self, flow: Flow, reserved: int, body: memoryview) -> None:
         """Seals a message packet; `reserved` are bytes 2 and 3 of its inner header."""
-        start = self._end
-        memory, inner = self._memory, start + DATA_HEADER
+        inner = self._end + DATA_HEADER
         first = inner + INNER_HEADER
-        write_inner(memory, inner, INNER_MESSAGE, reserved >> 8, reserved & 0xFF)
-        memory[first : first + len(body)] = body
-        raw_length = seal_into(flow.remote.cipher, self.nonce(), memory, inner, INNER_HEADER + len(body))
-        write_data_header(memory, start, raw_length, MESSAGE_HOP_LIMIT - 1, flow.pair[:16], flow.pair[16:])
-        self._end = inner + raw_length
-        flow.packets += 1
-        flow.octets += raw_length
-        self._runs.add(flow.lane, start, self._end)
+        write_inner(self._memory, inner, INNER_MESSAGE, reserved >> 8, reserved & 0xFF)
+        self._memory[first : first + len(body)] = body
+        self._close(flow, self._end, len(body), MESSAGE_HOP_LIMIT)
 
     def nonce(self) -> bytes:
         """Twelve random bytes that were never used before."""
@@ -172,16 +167,16 @@ class Sealer:
             return
         self._run = self._run_flow = None
         memory, length = self._memory[run.start :], run.end - run.start
-        if isinstance(run, AckRun):
-            self._runtime.counters["merged.acknowledgements"] += run.left_out
-        if isinstance(run, AckRun) or run.count == 1:
-            complete_checksum(memory[:length], _UNFINISHED[memory[6]])
-            self._seal(flow, self._end, length, memory[7], 0)
-        else:
+        if isinstance(run, DatagramRun) and run.count > 1:
             flow.packets += run.count - 1
             self._runtime.counters["merged.datagrams"] += run.count
             length = append_trailer(memory, length, run.finish())
             self._seal(flow, self._end, length, memory[7], MARK_SUPER_PACKET)
+            return
+        if isinstance(run, AckRun):
+            self._runtime.counters["merged.acknowledgements"] += run.left_out
+        complete_checksum(memory[:length], _UNFINISHED[memory[6]])
+        self._seal(flow, self._end, length, memory[7], 0)
 
     def _cut(self, flow: Flow, length: int, header: VnetHeader) -> None:
         packet = self._scratch[:length]
@@ -216,11 +211,13 @@ class Sealer:
         self._runs.add_row(flow.lane, start, ends)
 
     def _seal(self, flow: Flow, start: int, length: int, hop_limit: int, mark: int) -> None:
-        memory = self._memory
-        inner = start + DATA_HEADER
-        write_inner(memory, inner, INNER_L3, CAP_SUPER_PACKETS, mark)
+        write_inner(self._memory, start + DATA_HEADER, INNER_L3, CAP_SUPER_PACKETS, mark)
+        self._close(flow, start, length, hop_limit)
+
+    def _close(self, flow: Flow, start: int, length: int, hop_limit: int) -> None:
+        """Seals the body of `length` bytes whose inner header is written, and puts the packet's own before it."""
+        memory, inner, pair = self._memory, start + DATA_HEADER, flow.pair
         raw_length = seal_into(flow.remote.cipher, self.nonce(), memory, inner, INNER_HEADER + length)  # 5
-        pair = flow.pair
         write_data_header(memory, start, raw_length, hop_limit - 1, pair[:16], pair[16:])
         self._end = self._next = inner + raw_length
         flow.packets += 1
