@@ -5,11 +5,13 @@ What can't be opened costs its part of the node and an error line, not the node:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import socket
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from actors.runtime.logs import Log
@@ -19,8 +21,6 @@ from protocol.mycelium.endpoint import EndpointError, SocketAddress
 BACKLOG: Final = 512
 MOST_DESCRIPTORS: Final = 8192
 """The usual 1024 would end the node at a few hundred peers."""
-
-
 DATAGRAM_BUFFER_BYTES: Final = 4 << 20
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
@@ -30,27 +30,41 @@ class OpeningError(Exception):
     """A socket could not be opened; says why."""
 
 
+@contextlib.contextmanager
+def _told(log: Log, trouble: str, so: str) -> Iterator[None]:
+    """What the system refuses in here is told: the trouble, the system's reason, what it means and what to do."""
+    try:
+        yield
+    except OSError as error:
+        log.error(f"{trouble}: {error.strerror}; {so}")
+
+
 def listen_for_peers(port: int, mark: int | None, log: Log) -> int:
     """A descriptor that listens for TCP on all addresses; -1 and a line in the log where it can't."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            _mark(listener, mark)
-            listener.bind(("::", port))
-            listener.listen(BACKLOG)
-            return listener.detach()
-    except OSError as error:
-        log.error(
-            f"cannot listen for peers on TCP port {port}: {error.strerror}; this node only dials. "
-            "Choose another --tcp-listen-port"
-        )
-        return -1
+    with (
+        _told(
+            log,
+            f"cannot listen for peers on TCP port {port}",
+            "this node only dials. Choose another --tcp-listen-port",
+        ),
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener,
+    ):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        _mark(listener, mark)
+        listener.bind(("::", port))
+        listener.listen(BACKLOG)
+        return listener.detach()
+    return -1
 
 
 def listen_for_quic(port: int, mark: int | None, log: Log) -> int:
     """A UDP socket on all addresses, which connections share the port with; -1 and a line in the log where it can't."""
-    try:
+    with _told(
+        log,
+        f"cannot listen for peers on QUIC port {port} (UDP)",
+        "this node dials QUIC only. Choose another --quic-listen-port, or --disable-quic",
+    ):
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
             # One that shares its port would share it with another node of this user, too.
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -64,29 +78,25 @@ def listen_for_quic(port: int, mark: int | None, log: Log) -> int:
             _enlarge(listener)
             listener.bind(("::", port))
             return listener.detach()
-    except OSError as error:
-        log.error(
-            f"cannot listen for peers on QUIC port {port} (UDP): {error.strerror}; this node dials QUIC only. "
-            "Choose another --quic-listen-port, or --disable-quic"
-        )
-        return -1
+    return -1
 
 
 def listen_for_neighbours(port: int, mark: int | None, log: Log) -> int:
     """A UDP descriptor for the beacons of neighbours; -1 and a line in the log where it can't."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-            _mark(opened, mark)
-            opened.bind(("::", port))
-            return opened.detach()
-    except OSError as error:
-        log.error(
-            f"cannot look for neighbours on UDP port {port}: {error.strerror}; this node runs without. "
-            "Choose another --peer-discovery-port, or --disable-peer-discovery"
-        )
-        return -1
+    with (
+        _told(
+            log,
+            f"cannot look for neighbours on UDP port {port}",
+            "this node runs without. Choose another --peer-discovery-port, or --disable-peer-discovery",
+        ),
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened,
+    ):
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+        _mark(opened, mark)
+        opened.bind(("::", port))
+        return opened.detach()
+    return -1
 
 
 def datagram_socket(local: str, remote: str, mark: int | None) -> socket.socket:
@@ -124,17 +134,18 @@ def _enlarge(opened: socket.socket) -> None:
 
 def listen_on_vsock(port: int, log: Log) -> int:
     """A descriptor that listens for vsock connections from any machine; -1 and a line in the log where it can't."""
-    try:
-        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
-            listener.bind((socket.VMADDR_CID_ANY, port))
-            listener.listen(BACKLOG)
-            return listener.detach()
-    except OSError as error:
-        log.error(
-            f"cannot listen for peers on vsock port {port}: {error.strerror}; this node runs without it. "
-            "Is vsock in this kernel? Else leave --vsock-listen-port out"
-        )
-        return -1
+    with (
+        _told(
+            log,
+            f"cannot listen for peers on vsock port {port}",
+            "this node runs without it. Is vsock in this kernel? Else leave --vsock-listen-port out",
+        ),
+        socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener,
+    ):
+        listener.bind((socket.VMADDR_CID_ANY, port))
+        listener.listen(BACKLOG)
+        return listener.detach()
+    return -1
 
 
 def listen_on_unix(path: str, log: Log) -> int:
@@ -142,22 +153,23 @@ def listen_on_unix(path: str, log: Log) -> int:
 
     A socket that nobody listens on is what a node that was killed left behind, and gives way.
     """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
-            _remove_left_over(path)
-            before = os.umask(0o117)
-            try:
-                listener.bind(path)
-            finally:
-                os.umask(before)
-            listener.listen(BACKLOG)
-            return listener.detach()
-    except OSError as error:
-        log.error(
-            f"cannot listen for peers on the Unix socket {path}: {error.strerror}; this node runs without it. "
-            "Choose another --unix-listen, in a folder that this user may write"
-        )
-        return -1
+    with (
+        _told(
+            log,
+            f"cannot listen for peers on the Unix socket {path}",
+            "this node runs without it. Choose another --unix-listen, in a folder that this user may write",
+        ),
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener,
+    ):
+        _remove_left_over(path)
+        before = os.umask(0o117)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+        listener.listen(BACKLOG)
+        return listener.detach()
+    return -1
 
 
 def _remove_left_over(path: str) -> None:
@@ -174,26 +186,24 @@ def _remove_left_over(path: str) -> None:
 
 def listen_for_api(host: str, port: int, log: Log) -> int:
     """A descriptor that listens for HTTP; -1 and a line in the log where it can't."""
-    try:
+    with _told(
+        log,
+        f"cannot serve the API on {host} port {port}",
+        "this node runs without it. Choose another --api-addr",
+    ):
         return _listen(host, port)
-    except OSError as error:
-        log.error(
-            f"cannot serve the API on {host} port {port}: {error.strerror}; this node runs without it. "
-            "Choose another --api-addr"
-        )
-        return -1
+    return -1
 
 
 def listen_for_metrics(host: str, port: int, log: Log) -> int:
     """Likewise, for metrics."""
-    try:
+    with _told(
+        log,
+        f"cannot serve metrics on {host} port {port}",
+        "this node runs without them. Choose another --metrics-api-address",
+    ):
         return _listen(host, port)
-    except OSError as error:
-        log.error(
-            f"cannot serve metrics on {host} port {port}: {error.strerror}; this node runs without them. "
-            "Choose another --metrics-api-address"
-        )
-        return -1
+    return -1
 
 
 def listen_for_rpc(host: str, port: int) -> int:
