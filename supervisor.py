@@ -29,8 +29,8 @@ import actors.births as births
 from actors import openings, setup
 from actors.births import Surroundings
 from actors.keepsakes import Arenas, Connection
-from actors.peers import KeptLink
 from actors.peers.accepting import Listener
+from actors.peers.config import KeptLink
 from actors.peers.discovery import DiscoveryConfig
 from actors.runtime import logs
 from actors.runtime.birth import Birth
@@ -470,9 +470,11 @@ class Supervisor:
                 child.policy.serves()
                 self._announce()
             case OpenSocket():
-                self._open_socket(child, message)
+                mark = self._config.firewall_mark
+                self._hand_over(child, message.token, lambda: openings.socket_to_dial_with(message.kind, mark))
             case OpenDatagramSocket():
-                self._open_datagram_socket(child, message)
+                local, remote, mark = message.local, message.remote, self._config.firewall_mark
+                self._hand_over(child, message.token, lambda: openings.datagram_socket(local, remote, mark))
             case SpawnLink() if self._around is not None:
                 self._spawn_link(child, self._around, message, descriptors)
             case EndLink():
@@ -498,19 +500,12 @@ class Supervisor:
     def _count_links(self) -> int:
         return sum(len(child.links) for child in self._children.values() if child.links is not None)
 
-    def _open_socket(self, child: Child, message: OpenSocket) -> None:
+    def _hand_over(self, child: Child, token: int, opened: Callable[[], socket.socket]) -> None:
         try:
-            with openings.socket_to_dial_with(message.kind, self._config.firewall_mark) as opened:
-                self._tell(child.name, SocketOpened(message.token, ""), (opened.fileno(),))
+            with opened() as found:
+                self._tell(child.name, SocketOpened(token, ""), (found.fileno(),))
         except openings.OpeningError as error:
-            self._tell(child.name, SocketOpened(message.token, str(error)))
-
-    def _open_datagram_socket(self, child: Child, message: OpenDatagramSocket) -> None:
-        try:
-            with openings.datagram_socket(message.local, message.remote, self._config.firewall_mark) as opened:
-                self._tell(child.name, SocketOpened(message.token, ""), (opened.fileno(),))
-        except openings.OpeningError as error:
-            self._tell(child.name, SocketOpened(message.token, str(error)))
+            self._tell(child.name, SocketOpened(token, str(error)))
 
     def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, descriptors: list[int]) -> None:
         if refusal := self._why_no_link(descriptors):

@@ -18,6 +18,7 @@ from actors import router as router_actor
 from actors import tun as tun_actor
 from actors.keepsakes import Arenas, Connection
 from actors.peers.accepting import Listener
+from actors.peers.config import KeptLink, PeersConfig
 from actors.peers.discovery import DiscoveryConfig
 from actors.runtime.actor import Start
 from actors.runtime.birth import Birth, BirthError
@@ -73,7 +74,7 @@ class Surroundings:
     rpc: int
     metrics: int
     started_at: float
-    kept_links: Callable[[], tuple[peers_actor.KeptLink, ...]]
+    kept_links: Callable[[], tuple[KeptLink, ...]]
     """The links that run at this moment; asked in a newborn child, whose memory is the supervisor's of that moment."""
     arenas: Arenas
     """Asked likewise."""
@@ -172,9 +173,9 @@ def _tun(around: Surroundings) -> Birth[tun_actor.TunConfig]:
     )
 
 
-def _peers(around: Surroundings) -> Birth[peers_actor.PeersConfig]:
-    def prepare() -> peers_actor.PeersConfig:
-        return peers_actor.PeersConfig(
+def _peers(around: Surroundings) -> Birth[PeersConfig]:
+    def prepare() -> PeersConfig:
+        return PeersConfig(
             around.listeners,
             around.config.callers,
             around.discovery,

@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import random
 import socket
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 import msgpack
 
-from actors.peers.accepting import Acceptor, Listener
+from actors.peers.accepting import Acceptor
+from actors.peers.config import PeersConfig
 from actors.peers.dialling import Dialler, Sockets
-from actors.peers.discovery import Discovery, DiscoveryConfig
+from actors.peers.discovery import Discovery
 from actors.peers.network import Network, address_text, local_of
-from actors.quic_listener import BUSY, QuicListener, Stranger
+from actors.peers.quic_listener import BUSY, QuicListener, Stranger
 from actors.runtime.actor import Runtime
 from actors.runtime.answers import Answers, LongAnswer
 from actors.runtime.budget import Budget
 from actors.runtime.loop import Timer
 from actors.runtime.memory import MemoryFile
 from protocol.accounting import AddressCounts
-from protocol.callers import Callers
 from protocol.frames import (
     AddPeer,
     AddressTraffic,
@@ -63,7 +62,7 @@ from protocol.mycelium.endpoint import (
 )
 from protocol.peering import AlreadyKnown, Kind, NotKnown, PeeringError, PeerTable
 from protocol.targets import Target, TargetError
-from protocol.transports import HANDSHAKES, Ways
+from protocol.transports import HANDSHAKES
 
 HANDSHAKES_PER_SECOND: Final = 50
 """Of strangers: each costs a process."""
@@ -72,50 +71,6 @@ LINES_PER_SECOND: Final = 5
 _ANYWHERE: Final = SocketAddress(IPv4Address(0), 0)
 """For a name that was not looked up yet."""
 COMPACT_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class KeptLink:
-    """A link that runs already when peers starts again."""
-
-    number: int
-    endpoint: str
-    """The peer as people write it."""
-    reached: str
-    """Likewise, with the address that it was reached at."""
-    outbound: bool
-    age: float
-    family: int
-    local: Any
-    """Family and local address of its socket, as the `socket` module has them."""
-    remote: Any
-    """The other end's; None where it is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeersConfig:
-    """What peers is given at birth."""
-
-    listeners: tuple[Listener, ...]
-    """One of each kind at most; those that could not be opened are not among them."""
-    callers: Callers
-    """Who may connect over IP."""
-    discovery: DiscoveryConfig
-    """Looking for neighbours on the local network."""
-    ways: Ways
-    """How peers can be reached."""
-    memory: int
-    """Descriptor of the memory file: peers added and removed since the node's start."""
-    endpoints: tuple[str, ...]
-    """From the command line or the configuration."""
-    own_subnet: bytes
-    """The first 8 bytes of the own addresses."""
-    kept: tuple[KeptLink, ...]
-    """Links of a predecessor."""
-    first_process: int
-    """The number of the next process of links; never one that was used before."""
-    highest: tuple[int, ...]
-    """The highest link number used in each process of links that lives."""
 
 
 def main(runtime: Runtime, config: PeersConfig) -> None:
@@ -232,6 +187,8 @@ class Peers:
             self._spawn(link, peer, True, transport, connection)
         elif self._connected(link, peer):
             self._spawn(link, peer, True, transport, connection)
+        else:
+            del self._reached[link]
         connection.close()
 
     def _connected(self, link: int, endpoint: str) -> bool:
@@ -415,13 +372,12 @@ class Peers:
         self._numbers.gone(message.link)
         if self._quic is not None:
             self._quic.link_gone(message.link)
+        for ends in (self._locals, self._remotes, self._reached):
+            ends.pop(message.link, None)
         shaken = self._handshakes.ended(message.link)
         if shaken is not None:
             self._handshake_failed(shaken, message.reason)
             return
-        self._locals.pop(message.link, None)
-        self._remotes.pop(message.link, None)
-        self._reached.pop(message.link, None)
         peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
         if peer is not None:
             self._log.info("disconnected", peer=peer.endpoint, link=link_text(message.link), reason=message.reason)
