@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from actors.messagebox.database import StoreError, is_damaged
+from actors.messagebox.disk import Disk
 from actors.messagebox.forwarding import Forwarding
 from actors.messagebox.programs import Programs
 from actors.messagebox.readers import Readers
 from actors.messagebox.rounds import Rounds
 from actors.messagebox.sayings import Sayings
-from actors.messagebox.store import Store, StoreError, is_damaged
+from actors.messagebox.store import Store
 from actors.messagebox.stream import Stream
 from actors.messagebox.topics import Topics
 from actors.messagebox.towards_tun import TowardsTun
@@ -104,8 +106,8 @@ def main(runtime: Runtime, config: MessageboxConfig) -> None:
     try:
         Messagebox(runtime, config, store)
         runtime.serve()
-    except sqlite3.DatabaseError as error:
-        if is_damaged(error):
+    except (sqlite3.DatabaseError, OSError) as error:
+        if isinstance(error, sqlite3.DatabaseError) and is_damaged(error):
             store.suspect()
         time.sleep(BREATHER_SECONDS)
         raise
@@ -123,7 +125,9 @@ class Messagebox:
         rules = store.saved_topics(config.life) or config.topics
         self._box = box = MessageBox(config.public_key, store.known, store, topics=rules, limits=limits)
         self._restore()
-        self._rounds = rounds = Rounds(runtime.loop, box, store)
+        disk = Disk(runtime.loop)
+        runtime.at_stop(disk.stop)
+        self._rounds = rounds = Rounds(runtime.loop, box, store, disk)
         self._towards_tun = TowardsTun(runtime, int.from_bytes(os.urandom(7), "big") | 1)
         rounds.on(Send, self._towards_tun.add)
         rounds.at_end(self._towards_tun.flush)

@@ -1,16 +1,18 @@
 """The order of things: the database first, then whatever others hear of it (protocol: `messages/events.py`).
 
-All that arrives in one round of the loop is one transaction: a thousand messages wait for the disk once. Packets that
-promise nothing go out before that wait: a death of this process can't undo what they rest on, and the machine's own is
-made good for by the other end, which begins again.
+All that arrives in one round of the loop is one transaction. What promises something waits until the disk has that,
+while further rounds go on: they wait for the disk together, once it has time for them. Packets that promise nothing
+don't wait: a death of this process can't undo what they rest on, and the machine's own is made good for by the other
+end, which begins again.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
+from actors.messagebox.disk import Disk
 from actors.messagebox.store import Store
 from actors.runtime.loop import Loop, Timer
 from protocol.mycelium.messages.box import MessageBox
@@ -24,19 +26,26 @@ _PROMISE_NOTHING: Final = frozenset({Init, InitAck, Chunk, ChunkAck})
 """Packets that a node which lost all its memory makes good for: they begin a message, or go on with it."""
 
 _Event = TypeVar("_Event")
+_Call: TypeAlias = tuple[Callable[[Any], None], Any]
 
 
 class Rounds:
     """Ties the box to its store. Whoever has called the box calls `settle` before anything else."""
 
-    def __init__(self, loop: Loop, box: MessageBox, store: Store) -> None:
+    def __init__(self, loop: Loop, box: MessageBox, store: Store, disk: Disk) -> None:
         self._loop = loop
+        self._disk = disk
         self._box = box
         self._store = store
         self._handlers: dict[type[Any], Callable[[Any], None]] = {}
-        self._early: list[tuple[Callable[[Any], None], Any]] = []
+        self._early: list[_Call] = []
         """What needs no more than that this process can't forget it."""
-        self._later: list[tuple[Callable[[Any], None], Any]] = []
+        self._later: list[_Call] = []
+        """What rests on this round, and on those before."""
+        self._kept_next: list[_Call] = []
+        """What rests on rounds that were committed since the disk was last asked."""
+        self._keeping: list[_Call] | None = None
+        """What is done when the disk has what it is being given; None while it is given nothing."""
         self._planned = False
         self._timer: Timer | None = None
         self._at_end: list[Callable[[], None]] = []
@@ -81,18 +90,40 @@ class Rounds:
         self._planned = False
         self._store.commit()
         early, self._early = self._early, []
-        later, self._later = self._later, []
+        self._kept_next += self._later
+        self._later = []
         self._call(early)
-        # The other nodes work on these while we wait for the disk.
-        self._store.keep_promises()
-        self._call(later)
+        if self._keeping is None:
+            self._keep()
         if not self._will_save:
             self._will_save = True
             self._loop.call_after(PROGRESS_SECONDS, self._save_progress)
         if not self._planned:
             self._arm()
 
-    def _call(self, calls: list[tuple[Callable[[Any], None], Any]]) -> None:
+    def _keep(self) -> None:
+        """Does what needs the disk as soon as that has all of it; at once where nothing was promised."""
+        calls, self._kept_next = self._kept_next, []
+        if self._store.owed:
+            self._keeping = calls
+            self._disk.keep(self._store.to_keep(), self._on_kept)
+        else:
+            self._call(calls)
+
+    def _on_kept(self) -> None:
+        calls, self._keeping = self._keeping or [], None
+        # The disk first: it works while these calls do.
+        following = self._kept_next
+        if self._store.owed:
+            self._kept_next = []
+            self._keeping = following
+            self._disk.keep(self._store.to_keep(), self._on_kept)
+            following = []
+        else:
+            self._kept_next = []
+        self._call([*calls, *following])
+
+    def _call(self, calls: list[_Call]) -> None:
         for call, argument in calls:
             call(argument)
         for end in self._at_end:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.messagebox.store import APPLICATION, FILE, SCHEMA, Store, StoreError
+from actors.messagebox.database import APPLICATION, FILE, SCHEMA, StoreError
+from actors.messagebox.store import Store
 from protocol.mycelium.messages.chunking import CHUNK_BYTES
 from protocol.mycelium.messages.completions import Completion
 from protocol.mycelium.messages.core import REMEMBER_SECONDS, Key
@@ -48,7 +49,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def again(store: Store) -> Store:
     """The store that a successor opens after a SIGKILL: nothing but what was committed."""
-    store._database.rollback()
+    store._connection.rollback()
     store._database.close()
     _opened[-1] = Store(store.path.parent)
     return _opened[-1]
@@ -176,7 +177,7 @@ def test_a_message_is_held_under_its_key_until_it_is_forgotten(store: Store) -> 
     assert not store.holds(Key.of(BOB.address, ID))
     store.apply(ForgetMessage(1), WALL)
     assert not store.holds(Key.of(ALICE.address, ID))
-    assert store._one("SELECT count(*) FROM chunks", ()) == (0,)
+    assert store._database.one("SELECT count(*) FROM chunks", ()) == (0,)
     with pytest.raises(KeyError):
         store.facts(1)
 
@@ -284,7 +285,7 @@ def test_a_database_with_a_damaged_page_is_set_aside_when_it_was_suspected(tmp_p
         receive(store, number, payload(1000, number), message_id=number.to_bytes(8, "big"))
     store.close()
     content = bytearray((tmp_path / FILE).read_bytes())
-    content[2 * 16_384 : 20 * 16_384] = bytes(18 * 16_384)
+    content[8 * 4096 : 80 * 4096] = bytes(72 * 4096)
     (tmp_path / FILE).write_bytes(content)
     broken = Store(tmp_path)
     with pytest.raises(sqlite3.DatabaseError):

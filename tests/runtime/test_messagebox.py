@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from actors import messagebox
-from actors.messagebox.store import FILE
+from actors.messagebox.database import FILE
 from actors.runtime.birth import BirthError
 from protocol.codec import pack, unpack
 from protocol.frames import (
