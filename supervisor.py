@@ -219,7 +219,7 @@ class Supervisor:
         stream = Protocol.TLS if config.ways.private else Protocol.TCP
         found = [Listener(openings.listen_for_peers(config.tcp_listen_port, config.firewall_mark, log), stream)]
         if config.ways.quic:
-            opened = openings.listen_for_quic(config.quic_listen_port, config.firewall_mark, log)
+            opened = openings.listen_for_quic(config.quic_listen_port, config.firewall_mark)
             found.append(Listener(opened, Protocol.QUIC))
         if config.vsock_listen_port is not None:
             found.append(Listener(openings.listen_on_vsock(config.vsock_listen_port, log), Protocol.VSOCK))

@@ -1,6 +1,7 @@
 """What the supervisor opens for its children, because it has the right to: listening sockets and sockets to dial with.
 
-What can't be opened costs its part of the node and an error line, not the node: so does the reference (CLI spec 2.4).
+What cannot be opened costs its part of the node and an error line; or the start, by `OpeningError`: each as in the
+reference (CLI spec 2.4).
 """
 
 from __future__ import annotations
@@ -58,13 +59,12 @@ def listen_for_peers(port: int, mark: int | None, log: Log) -> int:
     return -1
 
 
-def listen_for_quic(port: int, mark: int | None, log: Log) -> int:
-    """A UDP socket on all addresses, which connections share the port with; -1 and a line in the log where it can't."""
-    with _told(
-        log,
-        f"cannot listen for peers on QUIC port {port} (UDP)",
-        "this node dials QUIC only. Choose another --quic-listen-port, or --disable-quic",
-    ):
+def listen_for_quic(port: int, mark: int | None) -> int:
+    """A UDP socket on all addresses, which connections share the port with.
+
+    Raises `OpeningError`: here the reference ends, too (CLI spec 2.4).
+    """
+    try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe:
             # One that shares its port would share it with another node of this user, too.
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -78,7 +78,16 @@ def listen_for_quic(port: int, mark: int | None, log: Log) -> int:
             _enlarge(listener)
             listener.bind(("::", port))
             return listener.detach()
-    return -1
+    except PermissionError as error:
+        need = f"--firewall-mark {mark} needs CAP_NET_ADMIN" if mark is not None else "ports below 1024 need a right"
+        raise OpeningError(
+            f"cannot listen for peers on QUIC port {port} (UDP): {error.strerror}; {need}, or --disable-quic"
+        ) from None
+    except OSError as error:
+        raise OpeningError(
+            f"cannot listen for peers on QUIC port {port} (UDP): {error.strerror}; "
+            "choose another --quic-listen-port, or --disable-quic"
+        ) from None
 
 
 def listen_for_neighbours(port: int, mark: int | None, log: Log) -> int:

@@ -95,6 +95,16 @@ def test_device_name_in_use_is_an_error_that_names_the_option(lab: Lab, place: N
     assert "--tun-name" in line
 
 
+def test_taken_port_of_quic_is_an_error_that_names_it_and_the_way_out(lab: Lab, place: Namespace) -> None:
+    with place.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::", LISTEN_PORT))
+        done = run_septate(lab, place, "--no-tun")
+        (line,) = error_lines(done.stderr)
+        assert done.returncode == 1
+        assert f"QUIC port {LISTEN_PORT} (UDP): Address already in use" in line
+        assert "--disable-quic" in line
+
+
 def test_missing_right_to_a_device_is_an_error_that_says_how_to_get_it(lab: Lab, place: Namespace) -> None:
     done = run_septate(lab, place, before=WITHOUT_NET_ADMIN)
     (line,) = error_lines(done.stderr)

@@ -90,18 +90,16 @@ def test_path_that_is_taken_stays_and_is_named(folder: Path, log: Lines, opened:
 # --- UDP --------------------------------------------------------------------------------------------------------------
 
 
-def test_second_listener_for_quic_is_refused_though_connections_share_the_port(log: Lines, opened: ExitStack) -> None:
-    first = as_socket(opened, openings.listen_for_quic(0, None, log))
+def test_second_listener_for_quic_is_refused_though_connections_share_the_port(opened: ExitStack) -> None:
+    first = as_socket(opened, openings.listen_for_quic(0, None))
     port = first.getsockname()[1]
-    assert openings.listen_for_quic(port, None, log) == -1
-    (line,) = log.errors
-    assert f"QUIC port {port}" in line
-    assert "--quic-listen-port" in line
+    with pytest.raises(openings.OpeningError, match=rf"QUIC port {port} \(UDP\).*--quic-listen-port"):
+        openings.listen_for_quic(port, None)
     opened.enter_context(openings.datagram_socket(f"[::ffff:{LOOPBACK}]:{port}", f"[::ffff:{LOOPBACK}]:9", None))
 
 
-def test_connected_socket_gets_what_its_peer_sends_and_the_listener_the_rest(log: Lines, opened: ExitStack) -> None:
-    listener = as_socket(opened, openings.listen_for_quic(0, None, log))
+def test_connected_socket_gets_what_its_peer_sends_and_the_listener_the_rest(opened: ExitStack) -> None:
+    listener = as_socket(opened, openings.listen_for_quic(0, None))
     port = listener.getsockname()[1]
     peer, stranger = (opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
     for one in (peer, stranger):
