@@ -56,7 +56,7 @@ RETRY_PAUSE_S: Final = 0.05
 MAX_TOPIC: Final = 255
 _LONGEST_WAIT_MS: Final = 1 << 62
 _OWN_KEY_BYTES: Final = 16
-_FAULTS: Final = {
+FAULTS: Final = {
     MessageFailure.REFUSED: Fault.REFUSED,
     MessageFailure.FULL: Fault.NO_ROOM,
     MessageFailure.MISMATCH: Fault.KEY_IN_USE,
@@ -124,7 +124,11 @@ class Messages:
         self.own_key: Final = public_key.hex()
         self.own_address: Final = address_of(public_key)
         self._actors = actors
-        self._box = Dialogues(actors.asker.context, actors.asker.run_folder, BOX)
+        self.box: Final = Dialogues(actors.asker.context, actors.asker.run_folder, BOX)
+
+    def token(self) -> int:
+        """A fresh number to put into a question."""
+        return self._actors.token()
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -132,6 +136,13 @@ class Messages:
         """Sends a message; it is on disk when this returns."""
         found, _ = self._push(letter, None, None)
         return found
+
+    def refusal(self, letter: Letter) -> ApiError | None:
+        """What is wrong with a message that can't be sent."""
+        if len(letter.topic) > MAX_TOPIC and not letter.reply_to:
+            reason = f"a topic of {len(letter.topic)} bytes; shorten it to {MAX_TOPIC}"
+            return ApiError(Fault.TOPIC_TOO_LONG, reason)
+        return None
 
     def push_and_wait(
         self, letter: Letter, wait_s: float, abandonment: Abandonment | None = None, most: float = inf
@@ -142,16 +153,16 @@ class Messages:
     def _push(
         self, letter: Letter, wait_s: float | None, abandonment: Abandonment | None, most: float = inf
     ) -> tuple[PushedMessage, Received | None]:
-        if len(letter.topic) > MAX_TOPIC and not letter.reply_to:
-            raise ApiError(Fault.TOPIC_TOO_LONG, f"a topic of {len(letter.topic)} bytes; shorten it to {MAX_TOPIC}")
+        if (refusal := self.refusal(letter)) is not None:
+            raise refusal
         # Who waits gets a key, by which a message box that was restarted meanwhile knows the message again. The others
         # don't: it remembers a limited number of keys, and those belong to who chose them.
         key = letter.key or (b"" if wait_s is None else os.urandom(_OWN_KEY_BYTES))
         until = None if wait_s is None else time.monotonic() + wait_s
 
         def attempt() -> tuple[PushedMessage, Received | None]:
-            with self._box.open(abandonment) as talk:
-                token = self._actors.token()
+            with self.box.open(abandonment) as talk:
+                token = self.token()
                 pushed: PushedMessage = {"id": self._say_letter(talk, token, letter, key, until).id.hex()}
                 if until is None:
                     return pushed, None
@@ -171,13 +182,13 @@ class Messages:
                 part = data[said : said + MAX_PART_BYTES]
                 talk.say(PushPart(token, said, part))
                 said += len(part)
-            match talk.hear(token, time.monotonic() + DEADLINE_S):
+            match talk.hear((token,), time.monotonic() + DEADLINE_S):
                 case PushTaken(octets=octets):
                     taken = octets
                 case MessagePushed() as pushed:
                     return pushed
                 case MessageFailed() as failed:
-                    raise ApiError(_FAULTS[failed.why], failed.reason)
+                    raise ApiError(FAULTS[failed.why], failed.reason)
                 case answer:
                     raise wrong_answer(BOX, answer, MessagePushed)
 
@@ -188,8 +199,8 @@ class Messages:
         until = time.monotonic() + wish.wait_s
 
         def attempt() -> Received | None:
-            with self._box.open(abandonment) as talk:
-                token = self._actors.token()
+            with self.box.open(abandonment) as talk:
+                token = self.token()
                 talk.say(AskMessage(token, wish.topic, wish.take, _milliseconds(until)))
                 return self._hear_message(talk, token, until, abandonment, wish.most)
 
@@ -203,13 +214,13 @@ class Messages:
         deadline = until + DEADLINE_S
         try:
             while True:
-                match talk.hear(token, deadline):
+                match talk.hear((token,), deadline):
                     case StillWaiting():
                         continue
                     case NoMessage():
                         return None
                     case MessageFailed() as failed:
-                        raise ApiError(_FAULTS[failed.why], failed.reason)
+                        raise ApiError(FAULTS[failed.why], failed.reason)
                     case MessagePart() as part if part.offset == len(data):
                         deadline = time.monotonic() + DEADLINE_S
                         head = part.head or head

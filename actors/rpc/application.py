@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from actors.api.local import check_names
 from actors.api.node import Node
 from actors.rpc.dialect import MAX_BYTES, METHOD_NOT_FOUND, Reply, RpcError, answer, too_big
 from actors.rpc.discovery import document
-from actors.rpc.method import NO_ROOM, Caller, call
+from actors.rpc.method import NO_ROOM, Caller, call, call_all
 from actors.rpc.methods import all_methods
 from actors.runtime.dialogue import Abandoned
 
@@ -204,8 +204,11 @@ class Application:
                 raise RpcError(METHOD_NOT_FOUND)
             return call(method, caller, params)
 
+        def run_all(calls: Sequence[tuple[str, Any]]) -> Iterator[Any]:
+            return call_all(self._methods, caller, calls)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, answer, data, run)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, answer, data, run, run_all)
         except Abandoned:
             return None
 

@@ -6,7 +6,7 @@ Where the reference silently drops a call that has an unusable id, that is an in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,6 +51,11 @@ class RpcError(Exception):
 
 Run = Callable[[str, Any], Any]
 """Runs a method by name with its parameters, as JSON with objects as `Members`; raises `RpcError`."""
+RunAll = Callable[[Sequence[tuple[str, Any]]], Iterator[Any]]
+"""Runs the calls of a batch, each given like that of a `Run`: their results in order, or each one's `RpcError`.
+
+Whoever stops asking for more does not want the rest to be run; how many were begun already is up to it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,8 @@ class Reply:
     bad: bool = False
 
 
-def answer(data: bytes, run: Run) -> Reply:
-    """What a request, or a batch of them, is answered with."""
+def answer(data: bytes, run: Run, run_all: RunAll | None = None) -> Reply:
+    """What a request, or a batch of them, is answered with; without a `run_all` a batch is run call by call."""
     start = data[: _MOST_SPACE + 1].lstrip(_SPACE)[:1]
     if start not in (b"{", b"["):
         return Reply(_dump(_error(None, RpcError(PARSE_ERROR))), bad=True)
@@ -71,11 +76,13 @@ def answer(data: bytes, run: Run) -> Reply:
     except ApiError:
         return Reply(_dump(_error(None, RpcError(PARSE_ERROR))))
     if isinstance(value, Members):
-        found = _one(value, run, alone=True)
+        found = _one(value, alone=True)
+        if isinstance(found, _Call):
+            found = _result(found, next(_one_by_one(run)([(found.method, found.params)])))
         return Reply(None if found is None else _fitting(found))
     if not value:
         return Reply(_dump(_error(None, RpcError(INVALID_REQUEST))))
-    return _batch(value, run)
+    return _batch(value, run_all or _one_by_one(run))
 
 
 def too_big() -> str:
@@ -83,19 +90,30 @@ def too_big() -> str:
     return _dump(_error(None, RpcError(REQUEST_TOO_BIG, data=_LIMIT)))
 
 
-def _batch(calls: list[Any], run: Run) -> Reply:
+def _batch(calls: list[Any], run_all: RunAll) -> Reply:
+    members = [found for found in map(_one, calls) if found is not None]
+    results = run_all([(member.method, member.params) for member in members if isinstance(member, _Call)])
     answers: list[str] = []
     size = len("[]")
-    for member in calls:
-        if (found := _one(member, run)) is None:
-            continue
-        text = _fitting(found)
+    for member in members:
+        text = _fitting(_result(member, next(results)) if isinstance(member, _Call) else member)
         size += len(text.encode()) + len(",")
         if size > MAX_BYTES:
             # What is left is not run: nobody would hear of it.
             return Reply(_dump(_error(None, RpcError(RESPONSE_TOO_BIG, data=_LIMIT))))
         answers.append(text)
     return Reply(f"[{','.join(answers)}]" if answers else None)
+
+
+def _one_by_one(run: Run) -> RunAll:
+    def run_all(calls: Sequence[tuple[str, Any]]) -> Iterator[Any]:
+        for method, params in calls:
+            try:
+                yield run(method, params)
+            except RpcError as error:
+                yield error
+
+    return run_all
 
 
 def _fitting(found: dict[str, Any]) -> str:
@@ -105,7 +123,17 @@ def _fitting(found: dict[str, Any]) -> str:
     return _dump(_error(found["id"], RpcError(RESPONSE_TOO_BIG, data=_LIMIT)))
 
 
-def _one(value: Any, run: Run, *, alone: bool = False) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call that can be run."""
+
+    id: Id
+    method: str
+    params: Any
+
+
+def _one(value: Any, *, alone: bool = False) -> _Call | dict[str, Any] | None:
+    """The call, the answer to what is none, or nothing for a notification."""
     if not isinstance(value, Members):
         return _error(None, RpcError(INVALID_REQUEST))
     names = [name for name, _ in value if name in _MEMBERS]
@@ -117,14 +145,16 @@ def _one(value: Any, run: Run, *, alone: bool = False) -> dict[str, Any] | None:
     if versions != ["2.0"] or not methods or not isinstance(methods[0], str):
         return _error(ids[0] if ids else None, RpcError(INVALID_REQUEST))
     if not ids:
-        # A notification. The reference does not run any.
+        # The reference does not run any.
         return None
     params = value.get("params")
-    try:
-        result = run(methods[0], params[0] if params else None)
-    except RpcError as error:
-        return _error(ids[0], error)
-    return {"jsonrpc": "2.0", "id": ids[0], "result": result}
+    return _Call(ids[0], methods[0], params[0] if params else None)
+
+
+def _result(call: _Call, result: Any) -> dict[str, Any]:
+    if isinstance(result, RpcError):
+        return _error(call.id, result)
+    return {"jsonrpc": "2.0", "id": call.id, "result": result}
 
 
 _MEMBERS: Final = ("jsonrpc", "id", "method", "params")

@@ -5,14 +5,14 @@ From the same declarations calls are served and the OpenRPC document is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from actors.api.faults import ApiError, Fault
 from actors.api.node import Node
 from actors.api.reading import Members
-from actors.rpc.dialect import INVALID_PARAMS, REQUEST_TOO_BIG, RpcError
+from actors.rpc.dialect import INVALID_PARAMS, METHOD_NOT_FOUND, REQUEST_TOO_BIG, RpcError
 
 UNAVAILABLE: Final = -32000
 NOT_IN_THIS_VERSION: Final = -32001
@@ -53,6 +53,18 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """How several calls of one method that follow each other in a batch are run at once: as if one after the other."""
+
+    may: Callable[..., bool]
+    """Whether a call with these values may be one of them."""
+    run: Callable[[Caller, Sequence[Sequence[Any]]], Sequence[Any]]
+    """Gets the values of each, and gives each one's result, or its `ApiError`, in the same order."""
+    most: int
+    """So many at a time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """A method; `run` gets the caller and one value for each parameter, None for a missing optional one."""
 
@@ -64,15 +76,64 @@ class Method:
     params: tuple[Param, ...] = ()
     errors: Mapping[Fault, int] = field(default_factory=dict)
     """The codes of its own errors."""
+    together: Together | None = None
+    """How several calls of it are run at once."""
 
 
 def call(method: Method, caller: Caller, params: Any) -> Any:
     """The result of one call. Raises `RpcError`."""
-    values = _values(method.params, params) if method.params else []
+    return _run(method, caller, _values(method.params, params))
+
+
+def call_all(methods: Mapping[str, Method], caller: Caller, calls: Sequence[tuple[str, Any]]) -> Iterator[Any]:
+    """The results of the calls of a batch, (method, params) each, in order; for each that failed its `RpcError`.
+
+    They are run in order, those of one method that follow each other side by side where it knows how.
+    """
+    waiting: list[list[Any]] = []
+    method: Method | None = None
+    for name, params in calls:
+        following = methods.get(name)
+        together = method.together if method is not None else None
+        if method is not None and (following is not method or (together and len(waiting) == together.most)):
+            yield from _run_together(method, caller, waiting)
+            waiting = []
+        method = following
+        if method is None:
+            yield RpcError(METHOD_NOT_FOUND)
+            continue
+        try:
+            values = _values(method.params, params)
+        except RpcError as error:
+            yield from _run_together(method, caller, waiting)
+            waiting = []
+            yield error
+            continue
+        if method.together is not None and method.together.may(*values):
+            waiting.append(values)
+            continue
+        yield from _run_together(method, caller, waiting)
+        waiting = []
+        try:
+            yield _run(method, caller, values)
+        except RpcError as error:
+            yield error
+    if method is not None:
+        yield from _run_together(method, caller, waiting)
+
+
+def _run(method: Method, caller: Caller, values: Sequence[Any]) -> Any:
     try:
         return method.run(caller, *values)
     except ApiError as error:
         raise _translated(method, error) from None
+
+
+def _run_together(method: Method, caller: Caller, waiting: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    if not waiting or method.together is None:
+        return
+    for found in method.together.run(caller, waiting):
+        yield _translated(method, found) if isinstance(found, ApiError) else found
 
 
 def _translated(method: Method, error: ApiError) -> RpcError:
@@ -85,6 +146,8 @@ def _translated(method: Method, error: ApiError) -> RpcError:
 
 
 def _values(wanted: Sequence[Param], given: Any) -> list[Any]:
+    if not wanted:
+        return []
     if given is None:
         given = []
     if isinstance(given, Members):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-from actors.api.faults import Fault
+from actors.api.faults import ApiError, Fault
 from actors.api.messages import Letter, Received, Wish
 from actors.api.objects import (
     Address,
@@ -37,11 +38,14 @@ from actors.api.reading import (
 )
 from actors.api.schema import Range
 from actors.rpc.dialect import MAX_BYTES, RESPONSE_TOO_BIG
-from actors.rpc.method import Caller, Method, Param
+from actors.rpc.method import Caller, Method, Param, Together
 
 MOST_DATA: Final = (MAX_BYTES - 2048) // 4 * 3
 """Bytes of a message that fit a response in base64, with all that stands around them."""
 _KEY_BYTES: Final = 32
+_PUSHES_TOGETHER: Final = 64
+_POPS_TOGETHER: Final = 32
+"""In a batch: so many questions, and the first parts of their answers, may be on their way."""
 _Seconds = Annotated[int, Range(0, MAX_U64)]
 
 _ENDPOINT: Final = Param(("endpoint",), EndpointText, string, "PROTO://ADDRESS:PORT")
@@ -179,6 +183,37 @@ def _push_message(
     return _as_object(caller, reply) or pushed
 
 
+def _may_pop_together(peek: bool | None, timeout: int | None, _topic: str | None) -> bool:
+    # Several that look would all see the same message; whoever waits keeps nobody behind him waiting.
+    return not peek and not timeout
+
+
+def _may_push_together(_outgoing: Outgoing, reply_timeout: int | None, _key: str | None) -> bool:
+    return reply_timeout is None
+
+
+def _pop_messages(caller: Caller, calls: Sequence[Sequence[Any]]) -> Sequence[InboundMessage | ApiError | None]:
+    found: list[InboundMessage | ApiError | None] = []
+    wishes: list[Wish | ApiError] = []
+    for peek, _, topic in calls:
+        try:
+            wanted = None if topic is None else decode_base64(topic, Fault.BAD_TOPIC)
+        except ApiError as error:
+            wishes.append(error)
+        else:
+            wishes.append(Wish(wanted, not peek, 0, MOST_DATA))
+    received = iter(caller.node.batches.read_all([wish for wish in wishes if isinstance(wish, Wish)], MOST_DATA))
+    for wish in wishes:
+        answer = wish if isinstance(wish, ApiError) else next(received)
+        found.append(answer if isinstance(answer, ApiError) else _as_object(caller, answer))
+    return found
+
+
+def _push_messages(caller: Caller, calls: Sequence[Sequence[Any]]) -> Sequence[PushedMessage | ApiError]:
+    letters = [Letter(message.destination, message.topic, message.data, key=_key(key)) for message, _, key in calls]
+    return caller.node.batches.push_all(letters)
+
+
 def _push_message_reply(caller: Caller, answered: str, outgoing: Outgoing, key: str | None) -> bool:
     letter = Letter(outgoing.destination, b"", outgoing.data, message_id(answered), _key(key))
     caller.node.messages.push(letter)
@@ -205,6 +240,7 @@ _MESSAGES: Final = (
             Param(("topic",), Base64, string, "Only of exactly this topic; empty: without one.", optional=True),
         ),
         {Fault.BAD_TOPIC: -32013, Fault.TOO_LARGE: RESPONSE_TOO_BIG},
+        Together(_may_pop_together, _pop_messages, _POPS_TOGETHER),
     ),
     Method(
         "pushMessage",
@@ -219,6 +255,7 @@ _MESSAGES: Final = (
             _IDEMPOTENCY_KEY,
         ),
         {Fault.TOPIC_TOO_LONG: -32015, Fault.WAITER_LOST: -32016, Fault.TOO_LARGE: RESPONSE_TOO_BIG},
+        Together(_may_push_together, _push_messages, _PUSHES_TOGETHER),
     ),
     Method(
         "pushMessageReply",

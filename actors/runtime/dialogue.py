@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -153,8 +153,8 @@ class Dialogue:
         except zmq.Again:
             raise NoAnswer(self.actor, "it does not read") from None
 
-    def hear(self, token: int, deadline: float) -> Any:
-        """The next frame with this `token`; `deadline` is monotonic seconds.
+    def hear(self, tokens: Container[int], deadline: float) -> Any:
+        """The next frame with one of these tokens; `deadline` is monotonic seconds.
 
         Raises `NoAnswer` when none has come by then, `Gone` when the actor ended, `Abandoned`.
         """
@@ -163,7 +163,7 @@ class Dialogue:
             ready = dict(self._poller.poll(math.ceil(min(max(left, 0.0), _LONGEST_POLL_S) * 1000)))
             if self._socket in ready:
                 # First what it said, then that it is gone: these may have been its last words.
-                if (answer := self._read(token)) is not None:
+                if (answer := self._read(tokens)) is not None:
                     return answer
             elif self._monitor in ready:
                 if self.is_gone():
@@ -173,10 +173,10 @@ class Dialogue:
             elif left <= 0:
                 raise NoAnswer(self.actor, "silent for too long")
 
-    def _read(self, token: int) -> Any:
+    def _read(self, tokens: Container[int]) -> Any:
         data = self._socket.recv()
         try:
             answer = unpack(data)
         except FrameError as error:
             raise NoAnswer(self.actor, f"it answered with something else than a frame ({error})") from None
-        return answer if getattr(answer, "token", None) == token else None
+        return answer if getattr(answer, "token", None) in tokens else None

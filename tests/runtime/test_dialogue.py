@@ -73,7 +73,7 @@ def test_connection_that_ended_well_serves_the_next_question(box: Box, dialogues
         with dialogues.open() as talk:
             talk.say(AskTopics(token, None))
             askers.append(box.answer())
-            assert talk.hear(token, soon()).token == token
+            assert talk.hear((token,), soon()).token == token
     assert askers[0] == askers[1]
 
 
@@ -81,7 +81,7 @@ def test_connection_of_a_question_that_failed_serves_no_other(box: Box, dialogue
     def ask() -> None:
         with dialogues.open() as talk:
             talk.say(AskTopics(1, None))
-            talk.hear(1, time.monotonic())
+            talk.hear((1,), time.monotonic())
 
     with pytest.raises(NoAnswer):
         ask()
@@ -89,7 +89,7 @@ def test_connection_of_a_question_that_failed_serves_no_other(box: Box, dialogue
     with dialogues.open() as talk:
         talk.say(AskTopics(2, None))
         assert box.answer() != first
-        assert talk.hear(2, soon()).token == 2
+        assert talk.hear((2,), soon()).token == 2
 
 
 def test_late_answer_to_an_earlier_question_is_passed_over(box: Box, dialogues: Dialogues) -> None:
@@ -97,7 +97,7 @@ def test_late_answer_to_an_earlier_question_is_passed_over(box: Box, dialogues: 
         for token in (1, 2):
             talk.say(AskTopics(token, None))
             box.answer()
-        assert talk.hear(2, soon()).token == 2
+        assert talk.hear((2,), soon()).token == 2
 
 
 def test_actor_that_ends_is_noticed_at_once(box: Box, dialogues: Dialogues) -> None:
@@ -107,7 +107,7 @@ def test_actor_that_ends_is_noticed_at_once(box: Box, dialogues: Dialogues) -> N
         box.inbox.recv_multipart()
         box.end()
         with pytest.raises(Gone):
-            talk.hear(1, soon())
+            talk.hear((1,), soon())
     assert time.monotonic() - begin < PATIENCE / 2
     box.begin()
 
@@ -116,7 +116,7 @@ def test_connection_to_an_actor_that_ended_meanwhile_is_made_anew(box: Box, dial
     with dialogues.open() as talk:
         talk.say(AskTopics(1, None))
         box.answer()
-        talk.hear(1, soon())
+        talk.hear((1,), soon())
     box.end()
     (kept,) = dialogues._idle
     wait_until("it is noticed", lambda: kept._monitor.poll(0), PATIENCE)
@@ -125,7 +125,7 @@ def test_connection_to_an_actor_that_ended_meanwhile_is_made_anew(box: Box, dial
         assert talk is not kept
         talk.say(AskTopics(2, None))
         box.answer()
-        assert talk.hear(2, soon()).token == 2
+        assert talk.hear((2,), soon()).token == 2
 
 
 def test_wait_that_nobody_wants_any_more_ends(dialogues: Dialogues) -> None:
@@ -133,7 +133,7 @@ def test_wait_that_nobody_wants_any_more_ends(dialogues: Dialogues) -> None:
     timer = threading.Timer(0.05, abandonment.abandon)
     timer.start()
     with pytest.raises(Abandoned), dialogues.open(abandonment) as talk:
-        talk.hear(1, soon())
+        talk.hear((1,), soon())
     timer.join()
     abandonment.close()
 
@@ -144,4 +144,4 @@ def test_answer_that_is_no_frame_is_an_error_that_names_the_actor(box: Box, dial
         sender, _ = box.inbox.recv_multipart()
         box.inbox.send_multipart((sender, b"hello"))
         with pytest.raises(NoAnswer, match="no answer from box: it answered with something else"):
-            talk.hear(1, soon())
+            talk.hear((1,), soon())
