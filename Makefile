@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.set-up
 ARGS ?=
 
@@ -10,17 +11,23 @@ ARGS ?=
 
 set-up: $(STAMP)
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+# What a node needs; tests need more.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; install a newer Python, or name one: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
 	@echo "setting up $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(STAMP): $(INSTALLED)
+	@echo "setting up the tools of its developers ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
 # Without the right to open a TUN device the node relays and answers for its key.
-run: $(STAMP)
+run: $(INSTALLED)
 	@if $(BIN)/python -m septate.rights; then exec $(BIN)/septate $(ARGS); else exec $(BIN)/septate --no-tun $(ARGS); fi
 
 # Groups side by side: one computes, with the coverage of protocol/; the others wait for processes and nodes, mostly.

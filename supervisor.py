@@ -15,27 +15,25 @@ import contextlib
 import gc
 import itertools
 import os
-import resource
 import selectors
 import signal
 import socket
 import time
-from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import actors.births as births
 from actors import openings, setup
 from actors.births import Surroundings
+from actors.child import Child, how_it_ended, signal_name
 from actors.keepsakes import Arenas, Connection
+from actors.link.transports import TRANSPORTS
 from actors.peers.accepting import Listener
 from actors.peers.config import KeptLink
 from actors.peers.discovery import DiscoveryConfig
+from actors.roster import Roster
 from actors.runtime import logs
-from actors.runtime.birth import Birth
 from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_all
-from actors.runtime.figures import proportional_kib
 from actors.runtime.folder import FolderError, RuntimeFolder
 from actors.runtime.pages import fixed
 from actors.runtime.positions import PositionsError
@@ -44,13 +42,10 @@ from protocol.admission.flows import FLOWS_BYTES
 from protocol.codec import FrameError, warm_up
 from protocol.frames import (
     SCHEMA,
-    ActorList,
-    ActorRow,
     AdoptLink,
     AskActors,
     DeviceReady,
     EndLink,
-    Figures,
     Heartbeat,
     Hello,
     LinkGone,
@@ -66,7 +61,7 @@ from protocol.frames import (
     process_of,
 )
 from protocol.mycelium.endpoint import Protocol
-from protocol.restarts import Life, RestartPolicy
+from protocol.restarts import Life
 from septate.config import NodeConfig
 
 SET_UP_SECONDS: Final = 30.0
@@ -82,34 +77,6 @@ VITAL: Final = frozenset({Role.ROUTER, Role.TUN, Role.PEERS})
 MAX_LINKS: Final = 512
 FRAMES_PER_TURN: Final = 64
 """A child that floods us gets this many frames per round before everybody else has a turn."""
-ROWS_PER_PART: Final = 16
-MOST_PARTS: Final = 256
-"""Parts of answers that wait for one child; who asks on without reading gets no more."""
-ANSWER_PAUSE_SECONDS: Final = 0.01
-
-
-@dataclass(slots=True)
-class Child:
-    """One supervised process over all its incarnations."""
-
-    birth: Birth[Any]
-    links: dict[int, Connection] | None = None
-    """Its connections by number, where it is a process of links."""
-    policy: RestartPolicy = field(default_factory=RestartPolicy)
-    pid: int = 0
-    pidfd: int = -1
-    channel: Channel | None = None
-    started: float = 0.0
-    last_sign: float = 0.0
-    end_reason: str = ""
-    figures: Figures = field(default_factory=lambda: Figures(0.0, 0, {}, {}))
-    answers: deque[ActorList] = field(default_factory=deque)
-    """What its channel could not take yet."""
-
-    @property
-    def name(self) -> str:
-        """The actor's name: its socket's in the runtime folder."""
-        return self.birth.start.name
 
 
 def run(config: NodeConfig) -> int:
@@ -141,7 +108,6 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
-        self._started = time.monotonic()
         self._stopping = ""
         self._exit_code = 0
         self._announced = False
@@ -149,8 +115,9 @@ class Supervisor:
         self._next_process = 1
         self._highest_links: dict[int, int] = {}
         """By process of links that lives: no link number is ever used twice."""
-        self._gone_links: Counter[str] = Counter()
-        """What the links that are no more had counted: a link that ends over garbage takes its counter along."""
+        self._roster = Roster(self._children, lambda: self._announced, self._after)
+        self._loaded: set[Protocol] = set()
+        """Transports whose code children have in common."""
 
     # --- the node's life --------------------------------------------------------------------------------------------
 
@@ -165,9 +132,7 @@ class Supervisor:
             return self._exit_code
         surroundings = self._around = self._surroundings(*found)
         warm_up()
-        # What is alive now is shared with every child for good: the collector must not write into it.
-        gc.collect()
-        gc.freeze()
+        _share()
         for birth in births.permanent(surroundings):
             self._start(Child(birth))
         self._every(1.0, self._look_after_all)
@@ -303,7 +268,7 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         for number in self._signals.recv(64):
-            self._stopping = _signal_name(number)
+            self._stopping = signal_name(number)
 
     # --- children ---------------------------------------------------------------------------------------------------
 
@@ -337,7 +302,7 @@ class Supervisor:
         # The last words of a process may still wait in its channel.
         self._on_frames(child, most=None)
         self._let_go(child)
-        reason = child.end_reason or _how_it_ended(status)
+        reason = child.end_reason or how_it_ended(status)
         child.end_reason = ""
         self._ended(child, reason)
 
@@ -392,7 +357,7 @@ class Supervisor:
             self._retire(links, number, reason)
         del self._children[child.name]
         self._highest_links.pop(births.process_number(child.name), None)
-        self._gone_links.update(child.figures.counters)
+        self._roster.gone(child)
         if self._around is not None:
             self._around.arenas.retire(child.name)
         self._folder.forget_sockets_of(child.name)
@@ -480,7 +445,7 @@ class Supervisor:
             case EndLink():
                 self._end_link(child, message)
             case AskActors():
-                self._list_actors(child, message.token)
+                self._roster.asked(child, message.token)
             case _:
                 self._kill(child, f"sent a {type(message).__name__}, which is none of its business")
         close_all(descriptors)
@@ -491,7 +456,7 @@ class Supervisor:
         if not (self._announced or self._stopping) and all(child.policy.life is Life.READY for child in vital):
             self._announced = True
             self._notifier.ready("ready")
-            self._log.info(f"ready after {time.monotonic() - self._started:.2f} s")
+            self._log.info(f"ready after {self._roster.age:.2f} s")
         self._report_status()
 
     def _report_status(self) -> None:
@@ -511,6 +476,7 @@ class Supervisor:
         if refusal := self._why_no_link(descriptors):
             self._tell(child.name, LinkGone(message.link, f"refused: {refusal}"))
             return
+        self._load(message.transport)
         connection = Connection(message, descriptors.pop(), surroundings.arenas)
         try:
             base = connection.base()
@@ -539,6 +505,13 @@ class Supervisor:
             # To a process that is just being restarted nothing need be said: it is born with all its links.
             self._tell(host.name, adopt, connection.descriptors())
 
+    def _load(self, transport: Protocol) -> None:
+        """Imports the code of a transport before the first link forks that needs it: in each it would be 10 MB more."""
+        if transport not in self._loaded:
+            TRANSPORTS[transport]()
+            self._loaded.add(transport)
+            _share()
+
     def _why_no_link(self, descriptors: list[int]) -> str:
         if len(descriptors) != 1:
             # The kernel drops what finds no room in our table.
@@ -556,55 +529,6 @@ class Supervisor:
         else:
             self._tell(host.name, message)
 
-    def _list_actors(self, asker: Child, token: int) -> None:
-        if len(asker.answers) > MOST_PARTS:
-            return
-        rows = [self._own_row(), *(self._row(child) for child in self._children.values())]
-        idle = not asker.answers
-        for start in range(0, len(rows), ROWS_PER_PART):
-            part = tuple(rows[start : start + ROWS_PER_PART])
-            asker.answers.append(ActorList(token, part, start + ROWS_PER_PART < len(rows)))
-        if idle:
-            self._send_answers(asker)
-
-    def _send_answers(self, asker: Child) -> None:
-        # Hundreds of links are more rows than a channel holds.
-        while asker.answers and asker.channel is not None:
-            try:
-                asker.channel.send(asker.answers[0])
-            except ChannelFull:
-                self._after(ANSWER_PAUSE_SECONDS, lambda: self._send_answers(asker))
-                return
-            except ChannelClosed:
-                return
-            asker.answers.popleft()
-
-    def _row(self, child: Child) -> ActorRow:
-        start, figures = child.birth.start, child.figures
-        return ActorRow(
-            name=start.name,
-            role=start.role,
-            title=births.links_title(child.links) if child.links else start.title,
-            pid=child.pid,
-            age_seconds=round(time.monotonic() - child.started, 3),
-            restarts=child.policy.restarts,
-            ready=child.policy.life is Life.READY,
-            cpu_seconds=figures.cpu_seconds,
-            pss_kib=figures.pss_kib,
-            queues=figures.queues,
-            counters=figures.counters,
-        )
-
-    def _own_row(self) -> ActorRow:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        age = round(time.monotonic() - self._started, 3)
-        seconds = round(usage.ru_utime + usage.ru_stime, 3)
-        pss = proportional_kib("self")
-        gone = {f"gone_links.{name}": count for name, count in self._gone_links.items()}
-        return ActorRow(
-            "supervisor", Role.SUPERVISOR, "supervisor", os.getpid(), age, 0, self._announced, seconds, pss, {}, gone
-        )
-
     def _tell(self, name: str, message: object, descriptors: tuple[int, ...] = ()) -> None:
         child = self._children.get(name)
         if child is None or child.channel is None:
@@ -618,16 +542,7 @@ class Supervisor:
             return
 
 
-def _how_it_ended(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"was killed by {_signal_name(os.WTERMSIG(status))}"
-    code = os.waitstatus_to_exitcode(status)
-    return f"ended with code {code}" if code else "ended"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        # Most real-time signals have none.
-        return f"signal {number}"
+def _share() -> None:
+    """What is alive now every child has in common with us for good: the collector must not write into it."""
+    gc.collect()
+    gc.freeze()

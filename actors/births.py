@@ -17,6 +17,7 @@ from actors import peers as peers_actor
 from actors import router as router_actor
 from actors import tun as tun_actor
 from actors.keepsakes import Arenas, Connection
+from actors.link.config import HostConfig
 from actors.peers.accepting import Listener
 from actors.peers.config import KeptLink, PeersConfig
 from actors.peers.discovery import DiscoveryConfig
@@ -92,12 +93,12 @@ def permanent(around: Surroundings) -> tuple[Birth[Any], ...]:
     return tuple(found)
 
 
-def links(around: Surroundings, process: str, connections: Connections) -> Birth[link_actor.HostConfig]:
+def links(around: Surroundings, process: str, connections: Connections) -> Birth[HostConfig]:
     """A process of links. `connections` are those it has, asked in a newborn child like the rest."""
 
-    def prepare() -> link_actor.HostConfig:
+    def prepare() -> HostConfig:
         found = tuple(connection.config() for connection in connections.values())
-        return link_actor.HostConfig(around.public_key, _network(around.config), around.arenas.current(process), found)
+        return HostConfig(around.public_key, _network(around.config), around.arenas.current(process), found)
 
     def own() -> tuple[int, ...]:
         arena = around.arenas.current(process)

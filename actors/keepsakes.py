@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Any, Final
 
-from actors.link import LinkConfig, OldArena
+from actors.link.config import LinkConfig, OldArena
 from actors.link.transports import TRANSPORTS
 from actors.runtime.exchange import ArenaConfig
 from actors.runtime.pages import fixed, shared
@@ -82,7 +82,7 @@ class Connection:
         self.resumed = False
         self.needed: tuple[OldArena, ...] = ()
         """Arenas that the next incarnation has to look into."""
-        if not TRANSPORTS[message.transport].resumable:
+        if not TRANSPORTS[message.transport]().resumable:
             self.ledger = -1
             self._base = Positions(0, 0)
             return

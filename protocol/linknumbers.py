@@ -8,8 +8,8 @@ from typing import Final
 
 from protocol.frames import index_of, link_number, process_of
 
-MOST_PROCESSES: Final = 32
-"""A process costs megabytes, a link in one that exists kilobytes."""
+MOST_PROCESSES: Final = 16
+"""A process costs 8 MiB, a link in one that exists 80 KiB; few machines have cores for more."""
 
 
 class LinkNumbers:

@@ -27,78 +27,29 @@ import mmap
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import setproctitle
 
+from actors.link.config import HostConfig, LinkConfig
 from actors.link.incoming import Incoming
 from actors.link.outgoing import Outgoing
 from actors.link.transports import TRANSPORTS, Setup, TransportError
 from actors.runtime.actor import Runtime
-from actors.runtime.exchange import TUN, ArenaConfig, Exchange, Packed
+from actors.runtime.exchange import TUN, Exchange, Packed
 from actors.runtime.positions import Positions, PositionsError, positions
 from actors.runtime.table import TableFollower
 from actors.runtime.udp import Address
 from protocol.frames import AdoptLink, EndLink, ForwardedDatagram, LinkOpened, LinkUp, RouteEntry, SendControl, Traffic
 from protocol.ledger import LEDGER_BYTES, Ledger, LedgerError, NoLedger, Recovery
-from protocol.mycelium.endpoint import Endpoint, Protocol, SocketAddress
+from protocol.mycelium.endpoint import Endpoint, SocketAddress
 from protocol.mycelium.identity import address_of
-from protocol.mycelium.network import Network
 from protocol.mycelium.resume import packet_end
 from protocol.prefix import subnet_of
 
 _NOTHING: Final = Recovery(b"", 0, 0, memoryview(b""))
 REPORT_SECONDS: Final = 1.0
 USED_SECONDS: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class OldArena:
-    """Part of an arena that a predecessor used."""
-
-    number: int
-    descriptor: int
-
-
-@dataclass(frozen=True, slots=True)
-class LinkConfig:
-    """One connection, as a process gets it."""
-
-    number: int
-    """Names this link to router, peers and other links."""
-    connection: int
-    """Descriptor of the connected socket."""
-    endpoint: str
-    """The peer as people write it."""
-    outbound: bool
-    """Whether this side dialled."""
-    transport: Protocol
-    """What is spoken on the socket."""
-    opening: bytes
-    """What an accepted connection begins with that its socket does not hold."""
-    ledger: int
-    """Descriptor of the connection's ledger, -1 where the transport can't be resumed."""
-    base: Positions
-    """Where the kernel's counts stood when the connection was new."""
-    resumed: bool
-    """Whether a predecessor used this connection."""
-    old_arenas: tuple[OldArena, ...]
-    """Where the ledger says that bytes lie which are needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostConfig:
-    """What a process of links is given at birth."""
-
-    public_key: bytes
-    """Of this node."""
-    network: Network | None
-    """The private network whose key its TLS connections take."""
-    arena: ArenaConfig
-    """Of this incarnation."""
-    links: tuple[LinkConfig, ...]
-    """One, or, where a predecessor had several or links are many, several."""
 
 
 def main(runtime: Runtime, config: HostConfig) -> None:
@@ -262,7 +213,7 @@ class Link:
             network=host.network,
             tell_peers=host.peers.send,
         )
-        self._transport = TRANSPORTS[config.transport](setup)
+        self._transport = TRANSPORTS[config.transport]()(setup)
         self._has_handshake = not self._transport.opened
         ledger: Ledger | NoLedger = NoLedger()
         self._sent, self._recovery = 0, _NOTHING

@@ -43,7 +43,7 @@ class TowardsTun:
         self._in_hand_bytes = 0
         self._heard = runtime.loop.now()
         runtime.on(MessagesSealed, self._on_sealed)
-        runtime.loop.every(LOOK_SECONDS, self._look)
+        self._looking = False
         runtime.gauges.queue("unsealed_bytes", lambda: self._waiting)
 
     def add(self, send: Send) -> None:
@@ -62,7 +62,10 @@ class TowardsTun:
         """Sends what tun may have."""
         while self._in_hand_bytes < CREDIT_BYTES and (self._small or self._chunks):
             if not self._send_frame():
-                return
+                break
+        if (self._in_hand or self._waiting) and not self._looking:
+            self._looking = True
+            self._runtime.loop.call_after(LOOK_SECONDS, self._look)
 
     def _send_frame(self) -> bool:
         heads: list[bytes] = []
@@ -103,6 +106,7 @@ class TowardsTun:
         self.flush()
 
     def _look(self) -> None:
+        self._looking = False
         if self._in_hand and self._runtime.loop.now() - self._heard > SILENT_SECONDS:
             self._counters["tun.silent"] += 1
             self._forget_in_hand()

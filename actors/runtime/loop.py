@@ -146,13 +146,20 @@ class Loop:
         return self.call_at(self.now() + delay, call)
 
     def every(self, period: float, call: Callable[[], None]) -> None:
-        """Runs `call` each `period` seconds from now on, without catching up on missed rounds."""
+        """Runs `call` each `period` seconds, without catching up on missed rounds.
+
+        At whole multiples on the machine's clock, so that what is done now and then is done together: one wake-up, also
+        for whoever hears of it.
+        """
+
+        def next_time() -> float:
+            return (self.now() // period + 1) * period
 
         def again() -> None:
-            self.call_after(period, again)
+            self.call_at(next_time(), again)
             call()
 
-        self.call_after(period, again)
+        self.call_at(next_time(), again)
 
     def defer(self, call: Callable[[], None]) -> None:
         """Runs `call` once, at the end of this round: when all that arrived together was looked at."""

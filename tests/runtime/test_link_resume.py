@@ -20,7 +20,7 @@ import zmq
 
 from actors import link
 from actors.keepsakes import Arenas
-from actors.link import HostConfig, LinkConfig, OldArena
+from actors.link.config import HostConfig, LinkConfig, OldArena
 from actors.runtime.exchange import ArenaConfig
 from actors.runtime.pages import fixed
 from actors.runtime.positions import positions

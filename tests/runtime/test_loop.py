@@ -127,7 +127,17 @@ def test_periodic_call_keeps_its_period(loop: Loop) -> None:
     start = loop.now()
     loop.every(0.02, lambda: at.append(loop.now()))
     _turns(loop, lambda: len(at) == 3)
-    assert all(when >= start + 0.02 * number for number, when in enumerate(at, start=1))
+    assert all(when >= start + 0.02 * number for number, when in enumerate(at))
+
+
+def test_periodic_calls_that_began_apart_happen_together(loop: Loop) -> None:
+    first: list[float] = []
+    second: list[float] = []
+    loop.every(0.25, lambda: first.append(loop.now()))
+    loop.call_after(0.1, lambda: loop.every(0.25, lambda: second.append(loop.now())))
+    _turns(loop, lambda: len(second) == 2)
+    apart = [min(abs(when - other) for other in first) for when in second]
+    assert all(gap < 0.05 for gap in apart)
 
 
 def test_periodic_call_does_not_catch_up_on_missed_rounds(loop: Loop) -> None:

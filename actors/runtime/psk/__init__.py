@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from actors.runtime.psk.session import Session, SessionError
 from protocol.mycelium.network import KEY_BYTES, Network
 
-__all__ = ["Session", "SessionError", "Unusable", "check", "session"]
+__all__ = ["Session", "SessionError", "Unusable", "check", "load", "session"]
 
 _STANDARD: Final = sys.version_info >= (3, 13)
 _MOST_FLIGHTS: Final = 4
@@ -21,18 +22,24 @@ class Unusable(Exception):
 
 def session(network: Network, *, outbound: bool) -> Session:
     """A new session: a client where this side dialled, else a server. Raises `Unusable`."""
+    make = load()
+    try:
+        return make(network, outbound)
+    except AttributeError as error:
+        raise _unusable(f"the installed pyOpenSSL or cryptography lacks what is needed: {error}") from None
+
+
+def load() -> Callable[[Network, bool], Session]:
+    """Imports what this Python makes sessions with. Raises `Unusable`."""
     if _STANDARD:
         from actors.runtime.psk.standard import StandardSession
 
-        return StandardSession(network, outbound)
+        return StandardSession
     try:
         from actors.runtime.psk.openssl import OpenSslSession
     except ImportError as error:
         raise _unusable(f"pyOpenSSL can't be imported: {error}") from None
-    try:
-        return OpenSslSession(network, outbound)
-    except AttributeError as error:
-        raise _unusable(f"the installed pyOpenSSL or cryptography lacks what is needed: {error}") from None
+    return OpenSslSession
 
 
 def check() -> None:
