@@ -26,6 +26,7 @@ from actors.runtime.birth import Birth, BirthError
 from actors.runtime.confine import FileRights, python_trees
 from actors.runtime.logs import LogFormat
 from actors.runtime.networkfile import NetworkFileError, read_network
+from actors.runtime.passwordfile import read_passwords
 from actors.tun.admission import AdmissionConfig
 from protocol.frames import Role
 from protocol.mycelium.identity import address_of
@@ -183,6 +184,7 @@ def _peers(around: Surroundings) -> Birth[PeersConfig]:
             around.config.ways,
             around.peers_memory,
             around.config.peers,
+            read_passwords(around.config.socks_password_file),
             subnet_of(address_of(around.public_key)).network[:8],
             around.kept_links(),
             *around.link_numbers(),
@@ -195,7 +197,9 @@ def _peers(around: Surroundings) -> Birth[PeersConfig]:
         *((around.discovery.descriptor,) if around.discovery.descriptor >= 0 else ()),
     )
     files = _files(around, connect_tcp=True, read=_RESOLVER_FILES)
-    return Birth(start, peers_actor.main, prepare, lambda: own, files)
+    # Nobody may look into the memory of one that has read passwords.
+    dumpable = around.config.socks_password_file is None
+    return Birth(start, peers_actor.main, prepare, lambda: own, files, dumpable=dumpable)
 
 
 def _messagebox(around: Surroundings) -> Birth[Any]:

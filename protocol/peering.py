@@ -132,23 +132,27 @@ class PeerTable:
         reached: str = "",
         *,
         discovered: bool = False,
-    ) -> None:
+    ) -> bool:
         """Link `link` has been up for `age` seconds already: this table is new, not the connection.
 
-        `discovered`: whether it looks like one that discovery made.
+        `discovered`: whether it looks like one that discovery made. Returns False where the peer has a link: several
+        addresses of it were being tried.
         """
         peer = self._peers.get(endpoint) if outbound else None
+        if peer is not None and peer.state is State.ALIVE:
+            return False
         if peer is None:
             # A peer that was removed while nobody kept the table stays as a guest until its connection ends.
             kind = Kind.DISCOVERED if discovered else Kind.INBOUND
             self._let_in(Peer(endpoint, kind, now - age, None, State.ALIVE, link, connected=now - age))
-            return
+            return True
         peer.due = None
         peer.state = State.ALIVE
         peer.link = link
         peer.connected = now - age
         peer.reached = reached
         self._by_link[link] = peer
+        return True
 
     def remove(self, endpoint: str) -> int:
         """Forgets a peer; returns the link to close, 0 where there is none.

@@ -45,15 +45,18 @@ class Race(Generic[_Address]):
         self.reasons.append(reason)
         self._next = now
 
+    def start_no_more(self) -> None:
+        """Whoever has not started never will."""
+        self._waiting.clear()
+
     def next_deadline(self) -> float | None:
         """When `take_due` has something to say next."""
         return self._next if self._waiting else None
 
 
-def in_turn(first: Iterable[_Address], second: Iterable[_Address]) -> Iterator[_Address]:
-    """The addresses of two families in turn, beginning with `first` (RFC 8305 section 4), `MOST_ADDRESSES` of them."""
+def in_turn(*families: Iterable[_Address]) -> Iterator[_Address]:
+    """The addresses of several families in turn, beginning with the first one's (RFC 8305 section 4)."""
     missing = object()
-    mixed = chain.from_iterable(zip_longest(first, second, fillvalue=missing))
-    found = (address for address in mixed if address is not missing)
-    for _, address in zip(range(MOST_ADDRESSES), found, strict=False):
-        yield address  # type: ignore[misc]
+    for address in chain.from_iterable(zip_longest(*families, fillvalue=missing)):
+        if address is not missing:
+            yield address  # type: ignore[misc]

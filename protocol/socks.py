@@ -1,4 +1,7 @@
-"""The client's side of SOCKS5 (RFC 1928): asks a proxy for a connection to somebody, without a password."""
+"""The client's side of SOCKS5 (RFC 1928): asks a proxy for a connection to somebody, by password (RFC 1929) or without.
+
+A proxy may lie as it likes: not one byte more than an answer has is ever asked of it, and 257 is the longest.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import enum
 from ipaddress import IPv4Address
 from typing import Final
 
+from protocol.logins import Login
 from protocol.mycelium.endpoint import SocketAddress
 from protocol.targets import HostName
 
-GREETING: Final = b"\x05\x01\x00"
-"""Version, one method, and that is "no authentication"."""
 _VERSION: Final = 5
+_LOGIN_VERSION: Final = 1
+"""Of the exchange of user and password (RFC 1929 section 2)."""
+_NO_LOGIN: Final = 0
+_BY_PASSWORD: Final = 2
 _CONNECT: Final = 1
 _IPV4: Final = 1
 _NAME: Final = 3
@@ -36,23 +42,37 @@ class SocksError(Exception):
 
 
 class _Awaits(enum.Enum):
-    METHOD = 2
-    REPLY = 4
-    NAME_LENGTH = 1
-    REST = 0
-    NOTHING = -1
+    METHOD = enum.auto()
+    VERDICT = enum.auto()
+    """On user and password."""
+    REPLY = enum.auto()
+    NAME_LENGTH = enum.auto()
+    REST = enum.auto()
+    NOTHING = enum.auto()
+
+
+_NEED: Final = {_Awaits.METHOD: 2, _Awaits.VERDICT: 2, _Awaits.REPLY: 4, _Awaits.NAME_LENGTH: 1}
+"""Bytes that come next, where their number does not depend on earlier ones."""
 
 
 class SocksDial:
-    """One request. Send `GREETING`, then give exactly `need` bytes at a time to `receive` and send what it returns.
+    """One request. Send `greeting`, then give exactly `need` bytes at a time to `receive` and send what it returns.
 
     Not one byte more may be read: what follows the proxy's last is the peer's first.
     """
 
-    def __init__(self, place: SocketAddress | HostName) -> None:
+    def __init__(self, place: SocketAddress | HostName, login: Login | None = None) -> None:
+        """`login`: with its password, for a proxy that wants one; one that wants none is not told."""
         self._place = place
+        self._login = login
         self._awaits = _Awaits.METHOD
-        self._need = _Awaits.METHOD.value
+        self._need = _NEED[_Awaits.METHOD]
+
+    @property
+    def greeting(self) -> bytes:
+        """Version, number of methods, methods."""
+        methods = (_NO_LOGIN,) if self._login is None else (_NO_LOGIN, _BY_PASSWORD)
+        return bytes((_VERSION, len(methods), *methods))
 
     @property
     def need(self) -> int:
@@ -66,6 +86,8 @@ class SocksDial:
         match self._awaits:
             case _Awaits.METHOD:
                 return self._on_method(data)
+            case _Awaits.VERDICT:
+                return self._on_verdict(data)
             case _Awaits.REPLY:
                 self._on_reply(data)
             case _Awaits.NAME_LENGTH:
@@ -77,10 +99,23 @@ class SocksDial:
     def _on_method(self, data: bytes) -> bytes:
         if data[0] != _VERSION:
             raise SocksError("it speaks no SOCKS5")
+        method = data[1]
+        if method == _NO_LOGIN:
+            return self._request()
+        if method == _BY_PASSWORD and self._login is not None:
+            self._expect(_Awaits.VERDICT)
+            return self._credentials(self._login)
+        if method == _NO_METHOD:
+            raise SocksError("it wants a password" if self._login is None else "it takes no password")
+        raise SocksError(f"it chose method {method}, which was not offered")
+
+    def _on_verdict(self, data: bytes) -> bytes:
+        if data[0] not in (_LOGIN_VERSION, _VERSION):
+            # Some answer with the version of SOCKS.
+            raise SocksError(f"it answered a password with version {data[0]}")
         if data[1]:
-            raise SocksError("it wants a password" if data[1] == _NO_METHOD else f"it chose method {data[1]}")
-        self._expect(_Awaits.REPLY, _Awaits.REPLY.value)
-        return bytes((_VERSION, _CONNECT, 0)) + self._address()
+            raise SocksError("it refused user or password")
+        return self._request()
 
     def _on_reply(self, data: bytes) -> None:
         version, code, _, kind = data
@@ -89,14 +124,23 @@ class SocksDial:
         if code:
             raise SocksError(_REPLIES.get(code, f"error {code}"))
         if kind == _NAME:
-            self._expect(_Awaits.NAME_LENGTH, 1)
+            self._expect(_Awaits.NAME_LENGTH)
         elif kind in _ADDRESS_BYTES:
             self._expect(_Awaits.REST, _ADDRESS_BYTES[kind] + _PORT_BYTES)
         else:
             raise SocksError(f"it answered with an address of kind {kind}")
 
-    def _expect(self, awaits: _Awaits, need: int) -> None:
-        self._awaits, self._need = awaits, need
+    def _expect(self, awaits: _Awaits, need: int = 0) -> None:
+        self._awaits, self._need = awaits, _NEED.get(awaits, need)
+
+    @staticmethod
+    def _credentials(login: Login) -> bytes:
+        user, password = login.user.encode(), (login.password or "").encode()
+        return bytes((_LOGIN_VERSION, len(user))) + user + bytes((len(password),)) + password
+
+    def _request(self) -> bytes:
+        self._expect(_Awaits.REPLY)
+        return bytes((_VERSION, _CONNECT, 0)) + self._address()
 
     def _address(self) -> bytes:
         port = self._place.port.to_bytes(_PORT_BYTES, "big")

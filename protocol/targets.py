@@ -2,6 +2,7 @@
 
     tcp://peer.example.org:9651        tls:// and quic:// likewise
     socks://192.0.2.1:1080/peer.example.org:9651
+    socks://user:password@192.0.2.1:1080/peer.example.org:9651
 
 The proxy may have a name, too; the name behind it is for the proxy to resolve. All that `Endpoint` takes will do.
 """
@@ -12,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.logins import Login, LoginError, without_secret
 from protocol.mycelium.endpoint import (
     MAX_PORT,
     Endpoint,
@@ -46,7 +48,7 @@ class HostName:
         """The name written as `peer.example.org:9651`, in any case. Raises `TargetError`."""
         match = _HOST.fullmatch(text)
         if match is None or int(match["port"]) > MAX_PORT:
-            raise TargetError(f"{text!r} is neither ADDRESS:PORT nor NAME:PORT")
+            raise TargetError(f"{without_secret(text)!r} is neither ADDRESS:PORT nor NAME:PORT")
         labels = match["name"].lower().split(".")
         if len(match["name"]) > MAX_NAME or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
             raise TargetError(f"{match['name']!r} is neither an address nor a host name")
@@ -61,21 +63,22 @@ Place = SocketAddress | HostName | VsockAddress | UnixAddress
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to dial, what to speak there, and through which SOCKS5 proxy, if any."""
+    """Whom to dial, what to speak there, and through which SOCKS5 proxy, if any.
+
+    As text it has the user at the proxy and never the password, so that it can be shown: `spelled` has both.
+    """
 
     protocol: Protocol
     place: Place
     proxy: SocketAddress | HostName | None = None
+    login: Login | None = None
 
     @classmethod
     def parse(cls, text: str) -> Target:
         """The target written as `text`. Raises `EndpointError` or `TargetError`."""
         word, separator, rest = text.partition("://")
         if separator and word.lower() == _SOCKS:
-            proxy, slash, behind = rest.partition("/")
-            if not slash:
-                raise TargetError(f"{text!r} names no peer behind the proxy; write socks://PROXY:PORT/HOST:PORT")
-            return cls(Protocol.TCP, _address(behind), _address(proxy))
+            return cls._behind_proxy(rest)
         try:
             endpoint = Endpoint.parse(text)
         except EndpointError:
@@ -84,6 +87,24 @@ class Target:
                 raise
             return cls(protocol, HostName.parse(rest))
         return cls(endpoint.protocol, endpoint.address)
+
+    @classmethod
+    def _behind_proxy(cls, text: str) -> Target:
+        way, slash, behind = text.partition("/")
+        user, at, proxy = way.rpartition("@")
+        if "@" in behind:
+            # What stands before it may be part of a password: it is not quoted.
+            raise TargetError("an '@' behind the first '/': in a user or password '/' is written %2F, and '%' %25")
+        if not slash:
+            raise TargetError(
+                f"{without_secret(f'{_SOCKS}://{text}')!r} names no peer behind the proxy; "
+                f"write {_SOCKS}://PROXY:PORT/HOST:PORT"
+            )
+        try:
+            login = Login.parse(user) if at else None
+        except LoginError as error:
+            raise TargetError(f"{error}; write {_SOCKS}://USER:PASSWORD@PROXY:PORT/HOST:PORT") from None
+        return cls(Protocol.TCP, _address(behind), _address(proxy), login)
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -98,9 +119,21 @@ class Target:
         first = self.place if self.proxy is None else self.proxy
         return first if isinstance(first, HostName) else None
 
+    @property
+    def way(self) -> str:
+        """The proxy with the user there, for people; empty where there is none."""
+        user = "" if self.login is None else f"{self.login}@"
+        return "" if self.proxy is None else f"{user}{self.proxy}"
+
+    def spelled(self) -> str:
+        """The inverse of `parse`, password included."""
+        if self.login is None:
+            return str(self)
+        return f"{_SOCKS}://{self.login.spelled()}@{self.proxy}/{self.place}"
+
     def __str__(self) -> str:
         if self.proxy is not None:
-            return f"{_SOCKS}://{self.proxy}/{self.place}"
+            return f"{_SOCKS}://{self.way}/{self.place}"
         return f"{self.protocol.value}://{self.place}"
 
 

@@ -144,7 +144,7 @@ class Node:
 
     def remove_peer(self, endpoint: str) -> None:
         """Has the node forget `endpoint` and close its connection."""
-        self.exchange.call("DELETE", f"{_path_for(endpoint)}/{path_word(endpoint)}")
+        self.exchange.call("DELETE", f"{_path_for(endpoint)}/{path_word(_without_password(endpoint))}")
 
     def allowed(self) -> AllowList:
         """Who may come in from the overlay. Septate's own, like the next two."""
@@ -445,6 +445,15 @@ def _path_for(endpoint: str) -> str:
     except (EndpointError, TargetError):
         ours = False
     return OUR_PEERS if ours else "/admin/peers"
+
+
+def _without_password(endpoint: str) -> str:
+    """What a peer is known by: whoever sees the path of a request sees no password."""
+    try:
+        target = Target.parse(endpoint)
+    except (EndpointError, TargetError):
+        return endpoint
+    return endpoint if target.login is None else str(target)
 
 
 def _destination(text: str) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
 from protocol.callers import EVERYBODY, Callers
+from protocol.logins import without_secret
 from protocol.mycelium.endpoint import (
     MAX_PORT,
     MAX_U32,
@@ -83,16 +84,17 @@ class Settings:
     allow: tuple[str, ...] | None = None
     network_name: str | None = None
     network_key_file: str | None = None
-    named_peers: tuple[str, ...] | None = None
+    named_peers: tuple[str, ...] | None = field(default=None, repr=False)
+    socks_password_file: str | None = None
     allow_peers: tuple[str, ...] | None = None
     deny_peers: tuple[str, ...] | None = None
 
     def over(self, other: Settings) -> Settings:
         """These settings, and the other ones where these say nothing. A flag counts if either sets it."""
         merged: dict[str, Any] = {}
-        for field in fields(self):
-            own, others = getattr(self, field.name), getattr(other, field.name)
-            merged[field.name] = own or others if isinstance(own, bool) else (others if own is None else own)
+        for each in fields(self):
+            own, others = getattr(self, each.name), getattr(other, each.name)
+            merged[each.name] = own or others if isinstance(own, bool) else (others if own is None else own)
         return Settings(**merged)
 
 
@@ -112,8 +114,10 @@ class NodeConfig:
     """The 32-byte secret key; generated where it is missing."""
     make_key_folder: bool
     """Whether the folder of a missing key file may be made: for the default path only."""
-    peers: tuple[str, ...] = ()
-    """Whom to keep a connection to, as `Target` writes them, each once."""
+    peers: tuple[str, ...] = field(default=(), repr=False)
+    """Whom to keep a connection to, as `Target` spells them, passwords included, each once."""
+    socks_password_file: Path | None = None
+    """Passwords at SOCKS5 proxies, read by the process that dials and by no other."""
     tcp_listen_port: int = DEFAULT_PORT
     """Where peers connect to, on all addresses; 0 lets the system choose."""
     tun: bool = True
@@ -173,8 +177,8 @@ class NodeConfig:
         if self.unix_listen is not None:
             _check_unix_path(self.unix_listen)
         for peer in self.peers:
-            if str(Target.parse(peer)) != peer:
-                raise ConfigError(f"peer {peer!r} is not written as Target writes it")
+            if Target.parse(peer).spelled() != peer:
+                raise ConfigError(f"peer {without_secret(peer)!r} is not written as Target writes it")
         for name in ("tcp_listen_port", "quic_listen_port", "peer_discovery_port"):
             if not 0 <= getattr(self, name) <= MAX_PORT:
                 raise ConfigError(f"{name} {getattr(self, name)} is no port; give one between 0 and {MAX_PORT}")
@@ -235,6 +239,8 @@ def node_config(
         given["topic_rules"] = _topic_rules(Path(settings.topic_config))
     if settings.message_dir is not None:
         given["message_dir"] = Path(settings.message_dir).absolute()
+    if settings.socks_password_file is not None:
+        given["socks_password_file"] = Path(settings.socks_password_file)
     tun_name = settings.tun_name if settings.tun_name is not None else DEFAULT_TUN_NAME
     return NodeConfig(
         peers=tuple(dict.fromkeys((*(settings.peers or ()), *(settings.named_peers or ())))),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.callers import CallersError, prefix_text
+from protocol.logins import without_secret
 from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, EndpointError, SocketAddress
 from protocol.targets import Target, TargetError
 from septate.config import MAX_BODY_LIMIT, ConfigError, Settings, endpoints
@@ -132,7 +133,7 @@ def _peers(value: Any) -> tuple[str, ...]:
         try:
             Endpoint.parse(text)
         except EndpointError as error:
-            raise ConfigError(f"{error} in {text!r}; write tcp://ADDRESS:PORT") from None
+            raise ConfigError(f"{error} in {without_secret(text)!r}; write tcp://ADDRESS:PORT") from None
     return endpoints(texts)
 
 
@@ -153,7 +154,7 @@ def _rules(value: Any) -> tuple[str, ...]:
 
 def _named_peers(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else _strings(value)
-    return tuple(dict.fromkeys(str(Target.parse(text)) for text in texts))
+    return tuple(dict.fromkeys(Target.parse(text).spelled() for text in texts))
 
 
 def _prefixes(value: Any) -> tuple[str, ...]:
@@ -164,7 +165,7 @@ def _prefixes(value: Any) -> tuple[str, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = without_secret(repr(value))
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -195,6 +196,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "network_name": _string,
     "network_key_file": _string,
     "named_peers": _named_peers,
+    "socks_password_file": _string,
     "allow_peers": _prefixes,
     "deny_peers": _prefixes,
 }

@@ -64,13 +64,13 @@ class Neighbours:
 
     def add(self, endpoint: str) -> None:
         """Keeps a connection to `endpoint` from now on."""
-        answer = self._actors.ask("peers", AddPeer(self._actors.token(), _target(endpoint)), Answer)[-1]
+        answer = self._actors.ask("peers", AddPeer(self._actors.token(), _target(endpoint).spelled()), Answer)[-1]
         if answer.outcome is not Outcome.DONE:
             raise ApiError(Fault.PEER_EXISTS if answer.outcome is Outcome.EXISTS else Fault.NO_ROOM, answer.reason)
 
     def remove(self, endpoint: str) -> None:
         """Forgets `endpoint` and closes its connection."""
-        answer = self._actors.ask("peers", RemovePeer(self._actors.token(), _target(endpoint)), Answer)[-1]
+        answer = self._actors.ask("peers", RemovePeer(self._actors.token(), str(_target(endpoint))), Answer)[-1]
         if answer.outcome is not Outcome.DONE:
             raise ApiError(Fault.PEER_UNKNOWN if answer.outcome is Outcome.MISSING else Fault.NO_ROOM, answer.reason)
 
@@ -119,8 +119,8 @@ def _why(link: LinkRow, others: list[LinkRow]) -> str:
     return f"waits, at {link.cost}: {other}"
 
 
-def _target(text: str) -> str:
+def _target(text: str) -> Target:
     try:
-        return str(Target.parse(text))
+        return Target.parse(text)
     except (EndpointError, TargetError) as error:
         raise ApiError(Fault.BAD_ENDPOINT, str(error)) from None

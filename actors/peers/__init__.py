@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import socket
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import msgpack
 
 from actors.peers.accepting import Acceptor
 from actors.peers.config import PeersConfig
-from actors.peers.dialling import Dialler, Sockets
+from actors.peers.dialling import Dialler, Sockets, Then
 from actors.peers.discovery import Discovery
 from actors.peers.network import Network, address_text, local_of
 from actors.peers.quic_listener import BUSY, QuicListener, Stranger
@@ -91,7 +92,7 @@ class Peers:
         self._own_subnet = config.own_subnet
         self._table = PeerTable()
         self._memory = MemoryFile(config.memory)
-        self._configured = frozenset(config.endpoints)
+        self._configured = frozenset(str(Target.parse(text)) for text in config.endpoints)
         self._by_source = AddressCounts()
         self._by_destination = AddressCounts()
         self._numbers = LinkNumbers(config.first_process, config.highest, [link.number for link in config.kept])
@@ -103,7 +104,16 @@ class Peers:
 
         runtime.gauges.queue("peers", lambda: len(self._table))
         self._sockets = Sockets(runtime)
-        self._dialler = Dialler(runtime, self._sockets, self._dialled, self._dial_failed)
+        self._passwords = config.passwords
+        if config.passwords.remark:
+            runtime.log.warning("passwords at proxies", reason=config.passwords.remark)
+        self._dialler = Dialler(
+            runtime,
+            self._sockets,
+            lambda at: self._ways.transport(at) in HANDSHAKES,
+            Then(self._dialled, self._connected, self._dial_failed, self._give_up_link),
+            config.passwords,
+        )
         self._callers = config.callers
         self._locals: dict[int, LocalAddress] = {}
         """Where this machine's end of each link is."""
@@ -151,21 +161,26 @@ class Peers:
 
     def _restore(self, config: PeersConfig) -> None:
         now = self._loop.now()
-        wanted = dict.fromkeys(config.endpoints)
+        wanted = {str(target): target for target in map(Target.parse, config.endpoints)}
         for record in self._memory.replay():
-            added, endpoint = msgpack.unpackb(record)
+            added, text = msgpack.unpackb(record)
+            target = Target.parse(text)
             if added:
-                wanted[endpoint] = None
+                wanted[str(target)] = target
             else:
-                wanted.pop(endpoint, None)
-        for endpoint in wanted:
-            self._table.add(endpoint, now, never=self._why_never(Target.parse(endpoint)))
+                wanted.pop(str(target), None)
+        for endpoint, target in wanted.items():
+            self._passwords.keep(endpoint, target.login)
+            self._table.add(endpoint, now, never=self._why_never(target))
         for link in config.kept:
             for ends, name in ((self._locals, link.local), (self._remotes, link.remote)):
                 if name is not None and (end := local_of(link.family, name)) is not None:
                     ends[link.number] = end
             found = link.outbound and _is_link_local(link.endpoint)
-            self._table.kept(link.endpoint, link.number, link.outbound, now, link.age, link.reached, discovered=found)
+            if not self._table.kept(
+                link.endpoint, link.number, link.outbound, now, link.age, link.reached, discovered=found
+            ):
+                self._give_up_link(link.number, "it is not needed any more")
 
     def _dial_due(self) -> None:
         for endpoint in self._table.take_due(self._loop.now()):
@@ -179,25 +194,26 @@ class Peers:
         deadline = self._table.next_deadline()
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._dial_due)
 
-    def _dialled(self, peer: str, at: Endpoint, connection: socket.socket) -> None:
+    def _dialled(self, peer: str, at: Endpoint, connection: socket.socket) -> int:
         link, transport = self._new_link(), self._ways.transport(at)
+        shakes_hands = transport in HANDSHAKES
         self._reached[link] = str(at)
-        if transport in HANDSHAKES:
+        if shakes_hands:
             self._handshakes.dialled(link, peer)
-            self._spawn(link, peer, True, transport, connection)
-        elif self._connected(link, peer):
-            self._spawn(link, peer, True, transport, connection)
         else:
-            del self._reached[link]
+            self._connected(peer, link)
+        self._spawn(link, peer, True, transport, connection)
         connection.close()
+        return link if shakes_hands else 0
 
-    def _connected(self, link: int, endpoint: str) -> bool:
-        """Whether anybody still wants what was dialled."""
-        if not self._table.connected(endpoint, link, self._loop.now(), self._reached.get(link, "")):
-            return False
+    def _connected(self, peer: str, link: int) -> None:
+        """What was dialled is there. Nobody dials whom nobody wants: a peer that is removed takes its dial along."""
+        self._table.connected(peer, link, self._loop.now(), self._reached[link])
         self._counters["dials.connected"] += 1
-        self._log.info("connected", peer=endpoint, link=link_text(link))
-        return True
+        self._log.info("connected", peer=peer, link=link_text(link))
+
+    def _give_up_link(self, link: int, reason: str) -> None:
+        self._runtime.tell_supervisor(EndLink(link, reason))
 
     def _dial_failed(self, endpoint: str, reason: str) -> None:
         self._counters["dials.failed"] += 1
@@ -326,14 +342,14 @@ class Peers:
         if shaken is None:
             # A successor of ours knows it as a link that was there.
             return
-        if not shaken.outbound:
-            self._accepted(message.link, shaken.endpoint)
-        elif not self._connected(message.link, shaken.endpoint):
-            self._runtime.tell_supervisor(EndLink(message.link, "the peer was removed"))
-
-    def _handshake_failed(self, shaken: Handshake, reason: str) -> None:
         if shaken.outbound:
-            self._dial_failed(shaken.endpoint, reason)
+            self._dialler.link_opened(message.link)
+        else:
+            self._accepted(message.link, shaken.endpoint)
+
+    def _handshake_failed(self, link: int, shaken: Handshake, reason: str) -> None:
+        if shaken.outbound:
+            self._dialler.link_failed(link, reason)
             return
         self._counters["accepts.refused"] += 1
         if self._lines.take():
@@ -376,7 +392,7 @@ class Peers:
             ends.pop(message.link, None)
         shaken = self._handshakes.ended(message.link)
         if shaken is not None:
-            self._handshake_failed(shaken, message.reason)
+            self._handshake_failed(message.link, shaken, message.reason)
             return
         peer = self._table.link_gone(message.link, message.reason, self._loop.now(), random.random())
         if peer is not None:
@@ -387,8 +403,8 @@ class Peers:
 
     def _on_add(self, sender: bytes, message: AddPeer) -> None:
         try:
-            endpoint = Target.parse(message.endpoint)
-            self._table.add(str(endpoint), self._loop.now(), never=self._why_never(endpoint))
+            target = Target.parse(message.endpoint)
+            self._table.add(str(target), self._loop.now(), never=self._why_never(target))
         except AlreadyKnown as error:
             self._answer(sender, message.token, Outcome.EXISTS, error)
             return
@@ -396,7 +412,8 @@ class Peers:
             self._answer(sender, message.token, Outcome.REFUSED, error)
             return
         self._counters["peers.added"] += 1
-        self._remember(True, str(endpoint))
+        self._passwords.keep(str(target), target.login)
+        self._remember(True, target.spelled())
         self._answer(sender, message.token, Outcome.DONE, "")
         self._dial_due()
 
@@ -411,6 +428,7 @@ class Peers:
             self._answer(sender, message.token, Outcome.REFUSED, error)
             return
         self._remember(False, endpoint)
+        self._passwords.forget(endpoint)
         self._dialler.give_up(endpoint)
         self._discovery.forget(endpoint)
         if link:
@@ -422,9 +440,15 @@ class Peers:
         self._memory.append([msgpack.packb((added, endpoint))])
         if self._memory.size > COMPACT_BYTES:
             present = {peer.endpoint for peer in self._table if peer.kind is Kind.STATIC}
-            added_since = [(True, endpoint) for endpoint in present.difference(self._configured)]
+            added_since = [(True, self._spelled(endpoint)) for endpoint in present.difference(self._configured)]
             removed_since = [(False, endpoint) for endpoint in self._configured.difference(present)]
             self._memory.rewrite(msgpack.packb(change) for change in (*added_since, *removed_since))
+
+    def _spelled(self, endpoint: str) -> str:
+        """The peer with its password, where it was given with one."""
+        target = Target.parse(endpoint)
+        login = target.login
+        return endpoint if login is None else replace(target, login=self._passwords.given(endpoint, login)).spelled()
 
     def _answer(self, sender: bytes, token: int, outcome: Outcome, reason: object) -> None:
         self._runtime.send(sender, Answer(token, outcome, str(reason)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.peers.accepting import Listener
 from actors.peers.discovery import DiscoveryConfig
 from protocol.callers import Callers
+from protocol.logins import Passwords
 from protocol.transports import Ways
 
 
@@ -43,8 +44,10 @@ class PeersConfig:
     """How peers can be reached."""
     memory: int
     """Descriptor of the memory file: peers added and removed since the node's start."""
-    endpoints: tuple[str, ...]
-    """From the command line or the configuration."""
+    endpoints: tuple[str, ...] = field(repr=False)
+    """From the command line or the configuration, spelled with their passwords."""
+    passwords: Passwords
+    """At SOCKS5 proxies, from a file."""
     own_subnet: bytes
     """The first 8 bytes of the own addresses."""
     kept: tuple[KeptLink, ...]

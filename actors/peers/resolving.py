@@ -20,9 +20,9 @@ MAX_WAITING: Final = 256
 """Names that wait for a thread; more fail at once, and are tried again like all that fail."""
 
 Found = list[SocketAddress]
-"""At most `MOST_ADDRESSES`, the families in turn, the system's favourite first."""
+"""The families in turn, the system's favourite first."""
 Answer = Callable[[Found, str], None]
-"""Is called with what was found, or with nothing and the reason."""
+"""Is called with what was found, `MOST_ADDRESSES` at most, or with nothing and the reason."""
 
 
 class Resolver:
@@ -66,7 +66,8 @@ class Resolver:
             answer, found, reason = self._done.popleft()
             self._running -= 1
             self._runtime.counters["lookups.failed" if reason else "lookups.answered"] += 1
-            answer(found, reason)
+            self._runtime.counters["lookups.addresses_over_limit"] += max(0, len(found) - MOST_ADDRESSES)
+            answer(found[:MOST_ADDRESSES], reason)
         self._begin()
 
 
@@ -80,5 +81,4 @@ def _addresses(host: HostName) -> Found:
         elif family == socket.AF_INET6:
             scope = int(sockaddr[3]) if len(sockaddr) == 4 else 0
             found.setdefault(family, []).append(SocketAddress(IPv6Address(text), host.port, scope))
-    families = [list(dict.fromkeys(addresses)) for addresses in found.values()]
-    return list(in_turn(*families)) if len(families) == 2 else [*families[0][:MOST_ADDRESSES]] if families else []
+    return list(in_turn(*(dict.fromkeys(addresses) for addresses in found.values())))

@@ -62,7 +62,7 @@ complete --command septate --condition '__septate_at septate' --long-option topi
 complete --command septate --condition '__septate_at septate' --long-option message-dir --require-parameter --force-files --description 'Folder for the database of messages.'
 complete --command septate --condition '__septate_at septate' --long-option cdn-cache --require-parameter --force-files --description 'Enable the CDN with this cache directory (not in this version).'
 complete --command septate --condition '__septate_at septate' --long-option allow --exclusive --description 'Let only this in from the overlay, such as \'any icmp\' or \'5ea::/16 tcp/22\'; may be given again.'
-complete --command septate --condition '__septate_at septate' --long-option named-peer --exclusive --description 'A peer by host name, or behind a proxy: socks://PROXY:PORT/HOST:PORT; may be given again.'
+complete --command septate --condition '__septate_at septate' --long-option named-peer --exclusive --description 'A peer by host name, or behind a proxy: socks://[USER@]PROXY:PORT/HOST:PORT; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option allow-peer --exclusive --description 'Take connections from this prefix only; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option deny-peer --exclusive --description 'Take no connections from this prefix; may be given again.'
 complete --command septate --condition '__septate_at septate' --long-option unix-listen --require-parameter --force-files --description 'Unix socket for connections of peers on this machine.'

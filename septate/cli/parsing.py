@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from protocol.logins import without_secret
 from septate.errors import UserError
 
 _DIGITS: Final = re.compile(r"\+?[0-9]{1,20}", re.ASCII)
@@ -47,7 +48,7 @@ class Parsed(click.ParamType[Any]):
         try:
             return self._parse(value)
         except ValueError as error:
-            self.fail(f"{value!r}: {error}; write it like {self._example}", param, ctx)
+            self.fail(f"{without_secret(value)!r}: {error}; write it like {self._example}", param, ctx)
 
 
 class OnceOption(click.Option):

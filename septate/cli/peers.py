@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from protocol.logins import without_secret
 from septate.cli.invocation import Invocation, api_address, file_options, pass_invocation
 from septate.cli.parsing import Group, json_option
 from septate.cli.table import age_text, size_text, table
@@ -102,7 +103,7 @@ def _change(call: Callable[[str], None], endpoint: str) -> None:
     try:
         call(endpoint)
     except ApiError as error:
-        raise ApiError(f"{endpoint}: {error}", error.status) from None
+        raise ApiError(f"{without_secret(endpoint)}: {error}", error.status) from None
 
 
 def _json_text(found: Any) -> str:

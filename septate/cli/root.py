@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from protocol.callers import prefix_text
+from protocol.logins import without_secret
 from protocol.mycelium.endpoint import MAX_PORT, MAX_U32, Endpoint, SocketAddress
 from protocol.targets import Target
 from septate import __version__, config
@@ -28,7 +29,7 @@ from septate.cli.tap import tap
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ADDRESS = Parsed("ip:port", SocketAddress.parse, "127.0.0.1:8989 or [::1]:8989")
 _ENDPOINT = Parsed("endpoint", lambda text: str(Endpoint.parse(text)), "tcp://192.0.2.10:9651")
-_TARGET = Parsed("endpoint", lambda text: str(Target.parse(text)), "tcp://peer.example.org:9651")
+_TARGET = Parsed("endpoint", lambda text: Target.parse(text).spelled(), "tcp://peer.example.org:9651")
 _PREFIX = Parsed("prefix", prefix_text, "192.0.2.0/24")
 _FILE = click.Path()
 _FOLDER = click.Path(file_okay=False)
@@ -98,7 +99,7 @@ def _value(*names: str, kind: click.ParamType[Any], text: str) -> Callable[[_F],
     cls=RepeatedOption,
     type=_TARGET,
     metavar="ENDPOINT",
-    help="A peer by host name, or behind a proxy: socks://PROXY:PORT/HOST:PORT; may be given again.",
+    help="A peer by host name, or behind a proxy: socks://[USER@]PROXY:PORT/HOST:PORT; may be given again.",
 )
 @click.option(
     "--allow",
@@ -174,6 +175,11 @@ def _run_node(invocation: Invocation) -> int:
     )
     for remark in config.remarks(settings):
         invocation.log(remark.level, remark.text)
+    if any("://" in word and "@" in word for word in sys.argv):
+        # What may be a password at a proxy is nothing for `ps`.
+        import setproctitle
+
+        setproctitle.setproctitle(" ".join(map(without_secret, sys.argv)))
     import supervisor
 
     return supervisor.run(node)

@@ -79,6 +79,8 @@ class Namespace:
     name: str
     label: str
     started: "list[subprocess.Popen[bytes]]" = field(default_factory=list, repr=False, compare=False)
+    etc: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
+    """Files that programs which are started from now on see in /etc, by name."""
 
     def ip(self, *arguments: str) -> None:
         """Runs `ip` inside the namespace."""
@@ -86,6 +88,10 @@ class Namespace:
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command line that runs `arguments` inside; the process id stays that of what was started."""
+        if self.etc:
+            # `ip netns exec` gives each program mounts of its own.
+            mounts = " && ".join(f"mount --bind {file} /etc/{name}" for name, file in self.etc.items())
+            arguments = ["sh", "-c", f'{mounts} && exec "$@"', "sh", *arguments]
         return ["ip", "netns", "exec", self.name, *arguments]
 
     def start(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.lab.namespaces import Lab, Namespace
+from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
 from tests.lab.ping import Pinger, ping_until_reply
 from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT
+from tests.namespaces.proxies import proxies, relay
 
 pytestmark = pytest.mark.namespaces
 
@@ -136,67 +135,17 @@ def test_killed_peer_is_noticed_at_once_and_dialled_again(pair: Pair) -> None:
 # --- names, proxies, callers ------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def proxy(namespace: Namespace, address: str, port: int) -> Iterator[list[bytes]]:
-    """A SOCKS5 proxy of one connection, to `address`; gives the requests that it heard."""
-    listener = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen()
-    heard: list[bytes] = []
-    open_sockets, threads = [listener], []
-
-    def pump(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            return
-
-    def serve() -> None:
-        try:
-            while True:
-                guest, _ = listener.accept()
-                open_sockets.append(guest)
-                guest.recv(3)
-                guest.sendall(b"\x05\x00")
-                heard.append(guest.recv(300))
-                beyond = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
-                open_sockets.append(beyond)
-                beyond.connect((address, 9651))
-                # In two pieces, as a network may do it.
-                guest.sendall(b"\x05\x00\x00")
-                guest.sendall(b"\x01\x00\x00\x00\x00\x00\x00")
-                for ends in ((guest, beyond), (beyond, guest)):
-                    threads.append(threading.Thread(target=pump, args=ends))
-                    threads[-1].start()
-        except OSError:
-            return
-
-    threads.append(threading.Thread(target=serve))
-    threads[-1].start()
-    try:
-        yield heard
-    finally:
-        for each in open_sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
-        for each in open_sockets:
-            each.close()
-
-
 def test_peer_by_name_and_peer_behind_a_proxy_are_reached(pair: Pair, lab: Lab) -> None:
     third = lab.namespace("third")
     address = pair.switch.join(third)
-    with proxy(third, pair.far_address, 1080) as heard:
+    heard = list[bytes]()
+    with proxies(third, {1080: relay(third, pair.far_address, heard)}):
         # The system's own name for the machine; what is asked for behind the proxy is for the proxy to know.
         named = ("--named-peer", "socks://localhost:1080/far.example.org:9651")
         node = SeptateNode(lab, third, options=named).start()
         node.wait_until_up()
         ping_until_reply(third, pair.far.address, REACH_TIMEOUT)
-        assert heard[0] == b"\x05\x01\x00\x03\x0ffar.example.org\x25\xb3"
+        assert heard[1] == b"\x05\x01\x00\x03\x0ffar.example.org\x25\xb3"
         assert state(node, "[::]:9651") == "alive"
         assert state(pair.far, address) == "alive"
         node.stop()

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.callers import Callers, CallersError, prefix_text
+from protocol.logins import Login
 from protocol.mycelium.endpoint import EndpointError, Protocol, SocketAddress
 from protocol.peering import PAUSES_SECONDS, PeerTable
-from protocol.racing import HEAD_START_SECONDS, MOST_ADDRESSES, Race, in_turn
-from protocol.socks import GREETING, SocksDial, SocksError
+from protocol.racing import HEAD_START_SECONDS, Race, in_turn
+from protocol.socks import SocksDial, SocksError
 from protocol.targets import HostName, Target, TargetError
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -95,10 +96,20 @@ def test_address_that_fails_lets_the_next_one_start_at_once() -> None:
     assert race.reasons == ["refused", "no route"]
 
 
-def test_families_take_turns_and_a_thousand_addresses_become_a_few() -> None:
+def test_nobody_starts_in_a_race_that_is_over_but_those_who_run_may_win() -> None:
+    race = Race("abc", 0.0)
+    assert race.take_due(0.0) == "a"
+    race.start_no_more()
+    assert (race.take_due(5.0), race.next_deadline(), race.lost) == (None, None, False)
+    race.failed("a", "refused", 5.0)
+    assert race.lost
+
+
+def test_families_take_turns() -> None:
     assert list(in_turn(["6a", "6b", "6c"], ["4a"])) == ["6a", "4a", "6b", "6c"]
-    assert list(in_turn(range(1000), range(1000, 2000))) == [0, 1000, 1, 1001, 2, 1002, 3, 1003]
-    assert len(list(in_turn(range(1000), []))) == MOST_ADDRESSES
+    assert list(in_turn(["4a"], ["6a", "6b"])) == ["4a", "6a", "6b"]
+    assert list(in_turn("ab")) == ["a", "b"]
+    assert list(in_turn()) == []
 
 
 # --- proxies ----------------------------------------------------------------------------------------------------------
@@ -122,7 +133,7 @@ def _talk(dial: SocksDial, answer: bytes) -> list[bytes]:
     ],
 )
 def test_proxy_is_asked_as_the_rfc_says(place: SocketAddress | HostName, request_of_it: str) -> None:
-    assert GREETING.hex() == "050100"
+    assert SocksDial(place).greeting.hex() == "050100"
     answer = bytes.fromhex("0500" + "05000001" + "0a00000104d2")
     assert [data.hex() for data in _talk(SocksDial(place), answer)] == [request_of_it]
 
@@ -139,7 +150,7 @@ def test_answer_of_a_proxy_is_read_to_its_last_byte_and_no_further(address: str)
         ("0400", "no SOCKS5"),
         ("4854", "no SOCKS5"),
         ("05ff", "wants a password"),
-        ("0502", "chose method 2"),
+        ("0502", "chose method 2, which was not offered"),
         ("0500" + "05050001", "connection refused"),
         ("0500" + "05630001", "error 99"),
         ("0500" + "05000009", "address of kind 9"),
@@ -151,9 +162,36 @@ def test_proxy_that_refuses_or_lies_is_an_error_that_says_so(answer: str, reason
         _talk(SocksDial(HostName("peer", 1)), bytes.fromhex(answer))
 
 
-@given(st.binary(max_size=600))
-def test_any_bytes_of_a_proxy_are_an_answer_or_the_one_error(data: bytes) -> None:
-    dial = SocksDial(HostName("peer", 1))
+@pytest.mark.parametrize("version", ["01", "05"])
+def test_proxy_that_wants_a_password_is_told_it_and_one_that_does_not_is_not(version: str) -> None:
+    login = Login("anna", "geheim")
+    asked = SocksDial(HostName("peer", 1), login)
+    assert asked.greeting.hex() == "05020002"
+    answer = bytes.fromhex("0502" + version + "00" + "05000001" + "0a00000104d2")
+    assert _talk(asked, answer) == [b"\x01\x04anna\x06geheim", bytes.fromhex("0501000304") + b"peer\x00\x01"]
+    free = SocksDial(HostName("peer", 1), login)
+    assert b"geheim" not in b"".join(_talk(free, bytes.fromhex("0500" + "05000001" + "0a00000104d2")))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("05ff", "takes no password"),
+        ("0503", "chose method 3"),
+        ("0502" + "0101", "refused user or password"),
+        ("0502" + "01ff", "refused user or password"),
+        ("0502" + "4854", "answered a password with version 72"),
+    ],
+)
+def test_proxy_that_refuses_a_password_or_lies_about_it_is_an_error_that_says_so(answer: str, reason: str) -> None:
+    with pytest.raises(SocksError, match=reason) as caught:
+        _talk(SocksDial(HostName("peer", 1), Login("anna", "geheim")), bytes.fromhex(answer))
+    assert "geheim" not in str(caught.value)
+
+
+@given(st.binary(max_size=600), st.sampled_from([None, Login("anna", "geheim")]))
+def test_any_bytes_of_a_proxy_are_an_answer_or_the_one_error(data: bytes, login: Login | None) -> None:
+    dial = SocksDial(HostName("peer", 1), login)
     try:
         while dial.need and len(data) >= dial.need:
             head, data = data[: dial.need], data[dial.need :]

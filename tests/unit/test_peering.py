@@ -278,6 +278,16 @@ def test_kept_link_of_a_peer_is_not_dialled_again() -> None:
     assert (peer.kind, peer.state, peer.link, peer.connected) == (Kind.STATIC, State.ALIVE, 4, 70.0)
 
 
+def test_of_several_kept_links_of_one_dial_only_the_first_is_the_peer_s() -> None:
+    table = PeerTable()
+    table.add("quic://peer:1", 0.0)
+    assert table.kept("quic://peer:1", 1, True, 5.0, 1.0)
+    assert not table.kept("quic://peer:1", 2, True, 5.0, 0.5)
+    assert table.link_gone(2, "not needed", 6.0, 0.5) is None
+    (peer,) = table
+    assert (peer.state, peer.link) == (State.ALIVE, 1)
+
+
 def test_kept_link_that_breaks_is_dialled_again_at_once() -> None:
     table = PeerTable()
     table.add(A, 100.0)
