@@ -1,6 +1,7 @@
 """The messagebox actor: messages of this node's people to other nodes, and theirs to these (messages spec).
 
-Owns      its database: own messages, incoming ones, topic rules; conversations with forward sockets
+Owns      its database, and the files of large messages; conversations with forward sockets; a thread that waits for
+          the disk
 Rights    no node key, no capability; Landlock: the runtime folder and the folder of its database; Unix sockets
 Receives  MessagesOpened, MessagesSealed, MessageRoute (tun); PushMessage … ChangeTopic (status, rpc, you); the words of
           consumers of the stream
@@ -8,7 +9,12 @@ Sends     SealMessages (tun); answers
 Dies      nothing lost, nothing delivered twice; sending resumes where it was
 
 Its order of things is in `rounds.py`: the database first, then what others hear. What it decides is in
-`protocol/mycelium/messages/`; here is what stores, seals, and answers.
+`protocol/mycelium/messages/`; here is what stores, seals, and answers:
+
+    rounds, disk        what waits for what            store, statements, database      rows
+    towards_tun         packets to be sealed           large, bodies                    files
+    programs, uploads, handover, readers, sayings      those who send and read
+    stream, forwarding, topics                         consumers, sockets, rules
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ from actors.messagebox.store import Store
 from actors.messagebox.stream import Stream
 from actors.messagebox.topics import Topics
 from actors.messagebox.towards_tun import TowardsTun
+from actors.messagebox.uploads import sync_soon
 from actors.runtime.actor import Runtime
 from actors.runtime.birth import BirthError
 from protocol.frames import MessageRoute, MessagesOpened, opened_heads
@@ -103,6 +110,9 @@ def main(runtime: Runtime, config: MessageboxConfig) -> None:
             damaged=str(store.set_aside),
         )
         runtime.counters["store.damaged"] += 1
+    if store.large.lost:
+        runtime.log.error("large messages are lost: somebody removed or changed their files", count=store.large.lost)
+        runtime.counters["store.lost"] += store.large.lost
     try:
         Messagebox(runtime, config, store)
         runtime.serve()
@@ -127,18 +137,20 @@ class Messagebox:
         self._restore()
         disk = Disk(runtime.loop)
         runtime.at_stop(disk.stop)
+        store.large.sync_early = lambda name: sync_soon(disk, store.bodies, name)
         self._rounds = rounds = Rounds(runtime.loop, box, store, disk)
         self._towards_tun = TowardsTun(runtime, int.from_bytes(os.urandom(7), "big") | 1)
         rounds.on(Send, self._towards_tun.add)
         rounds.at_end(self._towards_tun.flush)
         readers = Readers(box, rounds)
         sayings = Sayings(runtime)
-        Programs(runtime, box, store, rounds, readers, sayings, limits)
+        Programs(runtime, box, store, rounds, readers, sayings, limits, disk)
         Topics(runtime, store, rounds, sayings, rules, config.life)
         Forwarding(runtime, box, store, rounds, limits)
         Stream(runtime, box, store, rounds, readers)
         runtime.on(MessagesOpened, self._on_opened)
         runtime.on(MessageRoute, self._on_route)
+        runtime.gauges.queue("waiting_for_disk", lambda: rounds.waiting)
         for name in box.figures():
             runtime.gauges.queue(name, lambda name=name: box.figures()[name])  # type: ignore[misc]
         self._counted = dict(box.counters)

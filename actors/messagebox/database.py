@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 FILE: Final = "messages.sqlite"
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 APPLICATION: Final = 0x53505445
 """In the file's header: a database of ours, and of nobody else."""
 _PAGE_BYTES: Final = 4096
@@ -30,7 +30,7 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID, ST
 CREATE TABLE outgoing (
     number INTEGER PRIMARY KEY, id BLOB NOT NULL, destination BLOB NOT NULL, topic BLOB NOT NULL,
     reply INTEGER NOT NULL, data BLOB NOT NULL, length INTEGER NOT NULL, created REAL NOT NULL, state TEXT NOT NULL,
-    done_sent INTEGER NOT NULL, largest INTEGER NOT NULL, acked BLOB NOT NULL
+    done_sent INTEGER NOT NULL, largest INTEGER NOT NULL, acked BLOB NOT NULL, file TEXT
 ) STRICT;
 CREATE TABLE outgoing_large (number INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE idempotency (
@@ -39,16 +39,21 @@ CREATE TABLE idempotency (
 CREATE INDEX idempotency_by_age ON idempotency (created);
 CREATE TABLE pending (
     number INTEGER PRIMARY KEY, id BLOB NOT NULL, source BLOB NOT NULL, destination BLOB NOT NULL,
-    length INTEGER NOT NULL, topic BLOB NOT NULL, reply INTEGER NOT NULL, large INTEGER NOT NULL, began REAL NOT NULL
+    length INTEGER NOT NULL, topic BLOB NOT NULL, reply INTEGER NOT NULL, large INTEGER NOT NULL, began REAL NOT NULL,
+    file TEXT
 ) STRICT;
 CREATE TABLE chunks (position INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE pieces (
+    position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, crc INTEGER NOT NULL
+) STRICT;
 CREATE TABLE messages (
     number INTEGER PRIMARY KEY, body INTEGER NOT NULL, id BLOB NOT NULL, source BLOB NOT NULL,
     source_key BLOB NOT NULL, destination BLOB NOT NULL, topic BLOB NOT NULL, reply INTEGER NOT NULL,
-    length INTEGER NOT NULL, place TEXT NOT NULL, completed REAL NOT NULL
+    length INTEGER NOT NULL, place TEXT NOT NULL, completed REAL NOT NULL, file TEXT
 ) STRICT;
 CREATE INDEX messages_by_topic ON messages (topic, number);
 CREATE INDEX messages_by_id ON messages (id);
+CREATE INDEX messages_in_files ON messages (number, file) WHERE file IS NOT NULL;
 CREATE TABLE completions (
     subnet BLOB NOT NULL, id BLOB NOT NULL, count INTEGER NOT NULL, digest BLOB NOT NULL, completed REAL NOT NULL,
     PRIMARY KEY (subnet, id)
@@ -57,7 +62,17 @@ CREATE INDEX completions_by_age ON completions (completed);
 CREATE TABLE topics (topic BLOB PRIMARY KEY, forward TEXT) WITHOUT ROWID, STRICT;
 CREATE TABLE sources (number INTEGER PRIMARY KEY, topic BLOB NOT NULL, subnet TEXT NOT NULL) STRICT;
 """
-MIGRATIONS: Final[dict[int, str]] = {}
+MIGRATIONS: Final[dict[int, str]] = {
+    1: """
+ALTER TABLE outgoing ADD COLUMN file TEXT;
+ALTER TABLE pending ADD COLUMN file TEXT;
+ALTER TABLE messages ADD COLUMN file TEXT;
+CREATE INDEX messages_in_files ON messages (number, file) WHERE file IS NOT NULL;
+CREATE TABLE pieces (
+    position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, crc INTEGER NOT NULL
+) STRICT;
+""",
+}
 """Schema → the statements that make the next one of it."""
 
 

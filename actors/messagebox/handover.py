@@ -10,7 +10,7 @@ from typing import Final
 
 from actors.messagebox.rounds import Rounds
 from actors.messagebox.sayings import Sayings
-from actors.messagebox.store import Store
+from actors.messagebox.store import Facts, Store
 from actors.runtime.actor import Runtime, Sent
 from protocol.codec import pack
 from protocol.frames import (
@@ -39,17 +39,19 @@ Asker = tuple[bytes, int]
 class _Handover:
     """One message on its way."""
 
-    __slots__ = ("asker", "body", "chunk", "head", "length", "moved", "number", "sent", "take", "taken")
+    __slots__ = ("asker", "facts", "head", "last", "length", "moved", "number", "sent", "take", "taken")
 
-    def __init__(self, asker: Asker, number: int, take: bool, head: MessageHead, body: int, now: float) -> None:
+    def __init__(self, asker: Asker, number: int, take: bool, facts: Facts, now: float) -> None:
         self.asker = asker
         self.number = number
         self.take = take
-        self.head: MessageHead | None = head
-        self.length = head.length
-        self.body = body
-        self.chunk = -1
-        """Index of the last chunk that was sent."""
+        self.head: MessageHead | None = MessageHead(
+            facts.id, facts.source, facts.source_key, facts.destination, facts.topic, facts.length
+        )
+        self.length = facts.length
+        self.facts = facts
+        self.last = -1
+        """What was sent last, see `Store.part_of`."""
         self.sent = 0
         self.taken = 0
         self.moved = now
@@ -78,8 +80,7 @@ class Handovers:
             # The same token again, for another question: his mistake, and nobody's message.
             self._end(asker, "answers.confused")
         facts = self._store.facts(number)
-        head = MessageHead(facts.id, facts.source, facts.source_key, facts.destination, facts.topic, facts.length)
-        self._handovers[asker] = _Handover(asker, number, take, head, facts.body, self._loop.now())
+        self._handovers[asker] = _Handover(asker, number, take, facts, self._loop.now())
         self._go_on(asker)
 
     def stop(self, asker: Asker) -> bool:
@@ -118,8 +119,7 @@ class Handovers:
         while handover.head is not None or (
             handover.sent < handover.length and handover.sent - handover.taken < PART_WINDOW
         ):
-            chunks, last = self._store.chunks_of(handover.body, handover.chunk, _READ_BYTES)
-            data = b"".join(chunks)
+            data, last = self._store.part_of(handover.facts, handover.last, _READ_BYTES)
             end = handover.sent + len(data)
             part = MessagePart(asker[1], handover.head, handover.sent, data, end < handover.length)
             sent = self._runtime.offer(asker[0], pack(part))
@@ -129,7 +129,7 @@ class Handovers:
             if sent is Sent.FULL:
                 self._plan()
                 return
-            handover.head, handover.sent, handover.chunk = None, end, last
+            handover.head, handover.sent, handover.last = None, end, last
 
     def _plan(self) -> None:
         if not self._planned:

@@ -8,6 +8,8 @@ from typing import Final
 
 from blake3 import blake3
 
+from actors.messagebox.bodies import LARGE_BYTES
+from actors.messagebox.disk import Disk
 from actors.messagebox.handover import Asker, Handovers
 from actors.messagebox.readers import Readers
 from actors.messagebox.rounds import Rounds
@@ -71,6 +73,7 @@ class Programs:
         readers: Readers,
         sayings: Sayings,
         limits: Limits,
+        disk: Disk,
     ) -> None:
         self._runtime = runtime
         self._sayings = sayings
@@ -80,7 +83,7 @@ class Programs:
         self._rounds = rounds
         self._readers = readers
         self._limits = limits
-        self._uploads = Uploads(runtime)
+        self._uploads = Uploads(runtime, store.bodies, disk, self._push)
         self._handovers = Handovers(runtime, box, store, rounds, sayings)
         self._answers = Answers(runtime)
         self._asking: dict[Asker, int] = {}
@@ -105,15 +108,15 @@ class Programs:
         if push.length > self._limits.message_bytes:
             limit = self._limits.message_bytes
             self._fail(asker, MessageFailure.REFUSED, f"message of {push.length} bytes, at most {limit}")
-        elif len(push.data) == push.length:
-            self._push(asker, push, bytes(push.data))
+        elif len(push.data) == push.length < LARGE_BYTES:
+            self._push(asker, push, bytes(push.data), None)
         else:
             try:
-                self._uploads.begin(asker, push)
+                there = self._uploads.begin(asker, push)
             except UploadRefused as refused:
                 self._fail(asker, MessageFailure.FULL, str(refused))
                 return
-            self._sayings.say(sender, PushTaken(push.token, len(push.data)))
+            self._say_taken(asker, there)
 
     def _on_part(self, sender: bytes, part: PushPart) -> None:
         asker = (sender, part.token)
@@ -122,24 +125,37 @@ class Programs:
         except UploadRefused as refused:
             self._fail(asker, MessageFailure.REFUSED, str(refused))
             return
-        if isinstance(there, int):
-            self._sayings.say(sender, PushTaken(part.token, there))
-        else:
-            self._push(asker, *there)
+        self._say_taken(asker, there)
 
-    def _push(self, asker: Asker, push: PushMessage, data: bytes) -> None:
+    def _say_taken(self, asker: Asker, octets: int | None) -> None:
+        if octets is not None:
+            self._sayings.say(asker[0], PushTaken(asker[1], octets))
+
+    def _push(self, asker: Asker, push: PushMessage, data: bytes, file: str | None) -> None:
+        """A whole message, whose data is in `file`, too, where it is large."""
+        number = self._try_push(asker, push, data)
+        if file is None:
+            pass
+        elif number is None:
+            self._store.bodies.remove(file)
+        else:
+            self._store.large.hand_over(number, file)
+        self._rounds.settle()
+
+    def _try_push(self, asker: Asker, push: PushMessage, data: bytes) -> int | None:
+        """The number of the message in the outbox; None where there is none, or was one already."""
         digest = _digest(push, data) if push.key else b""
         before = self._store.repeated(push.key) if push.key else None
         if before is not None and before.digest != digest:
             reason = "this idempotency key was used for another message; use a new key for a new message"
             self._fail(asker, MessageFailure.MISMATCH, reason)
-            return
+            return None
         reply = bool(push.reply_to)
         message_id = before.id if before is not None else push.reply_to or os.urandom(MESSAGE_ID_BYTES)
-        now = self._loop.now()
+        now, number = self._loop.now(), None
         try:
             if before is None:
-                self._box.push(
+                number = self._box.push(
                     message_id,
                     push.destination,
                     data,
@@ -154,15 +170,15 @@ class Programs:
                 self._box.wait_again(message_id, before.destination)
         except OutboxFull as full:
             self._fail(asker, MessageFailure.FULL, str(full))
-            return
+            return None
         except MessageRefused as refused:
             self._fail(asker, MessageFailure.REFUSED, str(refused))
-            return
+            return None
         if push.wait_ms is not None:
             self._wait_for_reply(message_id, asker, push.wait_ms / 1000)
         # What follows the answer, a reply from this very node, must not overtake it.
         self._rounds.after_commit(self._say_pushed, (asker, message_id))
-        self._rounds.settle()
+        return number
 
     def _say_pushed(self, pushed: tuple[Asker, bytes]) -> None:
         (sender, token), message_id = pushed

@@ -60,6 +60,11 @@ class Rounds:
         """Calls this at the end of each round in which something happened."""
         self._at_end.append(call)
 
+    @property
+    def waiting(self) -> int:
+        """How much waits for the disk. No more than messages may be on their way or in the inbox."""
+        return len(self._kept_next) + len(self._keeping or ())
+
     def now(self) -> float:
         """Monotonic seconds."""
         return self._loop.now()
@@ -111,6 +116,7 @@ class Rounds:
             self._call(calls)
 
     def _on_kept(self) -> None:
+        self._store.kept()
         calls, self._keeping = self._keeping or [], None
         # The disk first: it works while these calls do.
         following = self._kept_next

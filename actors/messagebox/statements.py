@@ -34,7 +34,7 @@ GONE: Final[dict[type[Any], Callable[[Any], tuple[str, int]]]] = {
     ForgetMessage: lambda event: ("messages", event.number),
 }
 """Events that delete a row: from which table, and its number."""
-_LARGE_BYTES: Final = 4096
+_APART_BYTES: Final = 4096
 _CHUNK_BITS: Final = 20
 """The longest message has fewer chunks of the shortest length."""
 _DONE_WITH_DATA: Final = frozenset({State.RECEIVED, State.READ, State.ABORTED})
@@ -45,43 +45,48 @@ def position_of(body: int, chunk: int) -> int:
     return (body << _CHUNK_BITS) + chunk
 
 
-def apply(database: sqlite3.Connection, event: Event, wall: float) -> bool:
-    """Does what `event` asks at `wall`, seconds since 1970; False for an event that asks nothing."""
+def apply(database: sqlite3.Connection, event: Event, wall: float, file: str | None) -> bool:
+    """Does what `event` asks at `wall`, seconds since 1970; False for an event that asks nothing.
+
+    `file`: where the data of its message is, if that is not in the database.
+    """
     statement = _STATEMENTS.get(type(event))
     if statement is None:
         return False
-    statement(database, event, wall)
+    statement(database, event, wall, file)
     return True
 
 
-def _store_outgoing(database: sqlite3.Connection, event: StoreOutgoing, wall: float) -> None:
-    large = len(event.data) > _LARGE_BYTES
+def _store_outgoing(database: sqlite3.Connection, event: StoreOutgoing, wall: float, file: str | None) -> None:
+    apart = file is None and len(event.data) > _APART_BYTES
     database.execute(
-        "INSERT INTO outgoing VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, x'')",
+        "INSERT INTO outgoing VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', 0, 0, x'', ?)",
         (
             event.number,
             event.id,
             event.destination,
             event.topic,
             int(event.reply),
-            b"" if large else event.data,
+            b"" if apart or file is not None else event.data,
             len(event.data),
             wall,
+            file,
         ),
     )
-    if large:
+    if apart:
         # Not in the same row: whatever is changed in a row, all of it is written again.
         database.execute("INSERT INTO outgoing_large VALUES (?, ?)", (event.number, event.data))
 
 
-def _store_done_sent(database: sqlite3.Connection, event: StoreDoneSent, _wall: float) -> None:
+def _store_done_sent(database: sqlite3.Connection, event: StoreDoneSent, _wall: float, _file: str | None) -> None:
     database.execute("UPDATE outgoing SET done_sent = 1 WHERE number = ?", (event.number,))
 
 
-def _state_changed(database: sqlite3.Connection, event: StateChanged, _wall: float) -> None:
+def _state_changed(database: sqlite3.Connection, event: StateChanged, _wall: float, _file: str | None) -> None:
     if event.state in _DONE_WITH_DATA:
         database.execute(
-            "UPDATE outgoing SET state = ?, data = x'', acked = x'' WHERE number = ?", (event.state.value, event.number)
+            "UPDATE outgoing SET state = ?, data = x'', acked = x'', file = NULL WHERE number = ?",
+            (event.state.value, event.number),
         )
         database.execute("DELETE FROM outgoing_large WHERE number = ?", (event.number,))
     elif event.state is State.PENDING:
@@ -89,14 +94,14 @@ def _state_changed(database: sqlite3.Connection, event: StateChanged, _wall: flo
         database.execute("UPDATE outgoing SET state = 'pending', acked = x'' WHERE number = ?", (event.number,))
 
 
-def _forget_outgoing(database: sqlite3.Connection, event: ForgetOutgoing, _wall: float) -> None:
+def _forget_outgoing(database: sqlite3.Connection, event: ForgetOutgoing, _wall: float, _file: str | None) -> None:
     database.execute("DELETE FROM outgoing WHERE number = ?", (event.number,))
     database.execute("DELETE FROM outgoing_large WHERE number = ?", (event.number,))
 
 
-def _store_pending(database: sqlite3.Connection, event: StorePending, wall: float) -> None:
+def _store_pending(database: sqlite3.Connection, event: StorePending, wall: float, file: str | None) -> None:
     database.execute(
-        "INSERT INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             event.number,
             event.id,
@@ -107,26 +112,30 @@ def _store_pending(database: sqlite3.Connection, event: StorePending, wall: floa
             int(event.reply),
             int(event.large),
             wall,
+            file,
         ),
     )
 
 
-def _store_chunk(database: sqlite3.Connection, event: StoreChunk, _wall: float) -> None:
+def _store_chunk(database: sqlite3.Connection, event: StoreChunk, _wall: float, file: str | None) -> None:
+    if file is not None:
+        # It is there already.
+        return
     database.execute(
         "INSERT OR REPLACE INTO chunks VALUES (?, ?)", (position_of(event.number, event.index), event.data)
     )
 
 
-def _forget_pending(database: sqlite3.Connection, event: ForgetPending, _wall: float) -> None:
+def _forget_pending(database: sqlite3.Connection, event: ForgetPending, _wall: float, _file: str | None) -> None:
     database.execute("DELETE FROM pending WHERE number = ?", (event.number,))
     _forget_chunks(database, event.number)
 
 
-def _store_message(database: sqlite3.Connection, event: StoreMessage, wall: float) -> None:
+def _store_message(database: sqlite3.Connection, event: StoreMessage, wall: float, file: str | None) -> None:
     message = event.message
     database.execute("DELETE FROM pending WHERE number = ?", (event.pending,))
     database.execute(
-        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             message.number,
             event.pending,
@@ -139,6 +148,7 @@ def _store_message(database: sqlite3.Connection, event: StoreMessage, wall: floa
             message.length,
             event.place.value,
             wall,
+            file,
         ),
     )
     database.execute(
@@ -147,11 +157,11 @@ def _store_message(database: sqlite3.Connection, event: StoreMessage, wall: floa
     )
 
 
-def _store_place(database: sqlite3.Connection, event: StorePlace, _wall: float) -> None:
+def _store_place(database: sqlite3.Connection, event: StorePlace, _wall: float, _file: str | None) -> None:
     database.execute("UPDATE messages SET place = ? WHERE number = ?", (Place.INBOX.value, event.number))
 
 
-def _forget_message(database: sqlite3.Connection, event: ForgetMessage, _wall: float) -> None:
+def _forget_message(database: sqlite3.Connection, event: ForgetMessage, _wall: float, _file: str | None) -> None:
     row = database.execute("DELETE FROM messages WHERE number = ? RETURNING body", (event.number,)).fetchone()
     if row is not None:
         _forget_chunks(database, row[0])
@@ -163,7 +173,7 @@ def _forget_chunks(database: sqlite3.Connection, body: int) -> None:
     )
 
 
-_STATEMENTS: Final[dict[type[Any], Callable[[sqlite3.Connection, Any, float], None]]] = {
+_STATEMENTS: Final[dict[type[Any], Callable[[sqlite3.Connection, Any, float, str | None], None]]] = {
     StoreOutgoing: _store_outgoing,
     StoreDoneSent: _store_done_sent,
     StateChanged: _state_changed,

@@ -7,12 +7,17 @@ the rest costs a repetition, and only where the machine itself dies. SIGKILL los
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from actors.messagebox.database import Database
+from actors.messagebox.bodies import FOLDER as BODIES_FOLDER
+from actors.messagebox.bodies import Bodies
+from actors.messagebox.database import Database, StoreError, is_damaged
+from actors.messagebox.large import Large
 from actors.messagebox.statements import GONE, PROMISES, apply, position_of
 from protocol.mycelium.messages.chunking import CHUNK_BYTES
 from protocol.mycelium.messages.completions import Completion
@@ -52,8 +57,10 @@ class Facts(NamedTuple):
     topic: bytes
     length: int
     body: int
-    """Which chunks are its data: see `chunks_of`."""
+    """Which chunks are its data, where those are rows."""
     reply: bool
+    file: str | None
+    """The file that its data is in, where it is large."""
 
 
 class Store:
@@ -63,6 +70,16 @@ class Store:
         """Opens the database of a folder. Raises `StoreError`: see `Database`."""
         self._database = Database(folder)
         self._connection = self._database.connection
+        self.bodies: Final = self._open_bodies(folder)
+        try:
+            self.large: Final = Large(self._connection, self.bodies)
+        except sqlite3.DatabaseError as error:
+            if is_damaged(error):
+                self.suspect()
+            self._database.close()
+            raise
+        self._litter: list[str] = []
+        """Files that go when the disk has what it is being given."""
         self._promises = False
         """What is not committed promises something."""
         self._owed = False
@@ -91,12 +108,13 @@ class Store:
         self.commit()
         self.keep_promises()
         self._database.close()
+        self.bodies.close()
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def apply(self, event: Event, wall: float) -> None:
         """Does what an event asks of the database; nothing for those that ask nothing. `wall`: seconds since 1970."""
-        if apply(self._connection, event, wall):
+        if apply(self._connection, event, wall, self.large.file_of(event)):
             kind = type(event)
             if kind in PROMISES:
                 self._promises = True
@@ -129,14 +147,27 @@ class Store:
         return self._owed
 
     def to_keep(self) -> tuple[int, ...]:
-        """Descriptors of the files to be synced, so that all promises hold that were committed until now."""
+        """Descriptors of the files to be synced, so that all promises hold that were committed until now.
+
+        `kept` says that it is done; it is not asked for again before.
+        """
         self._owed = False
+        self._litter = self.large.take_litter()
         return (self._database.log,)
+
+    def kept(self) -> None:
+        """What `to_keep` gave is on disk: files that no row named then are not needed any more."""
+        for name in self._litter:
+            self.bodies.remove(name)
+        self._litter = []
 
     def keep_promises(self) -> None:
         """Returns when all that was committed is on disk."""
+        litter = self._litter
         for descriptor in self.to_keep():
             os.fdatasync(descriptor)
+        self._litter += litter
+        self.kept()
 
     def tidy(self) -> None:
         """Copies the log into the database, and gives free pages back; for a quiet moment, outside of a round."""
@@ -195,42 +226,48 @@ class Store:
     def facts(self, number: int) -> Facts:
         """Of stored message `number`. Raises `KeyError` where there is none."""
         row = self._database.one(
-            "SELECT id, source, source_key, destination, topic, length, body, reply FROM messages WHERE number = ?",
+            "SELECT id, source, source_key, destination, topic, length, body, reply, file FROM messages "
+            "WHERE number = ?",
             (number,),
         )
         if row is None:
             raise KeyError(number)
-        message_id, source, source_key, destination, topic, length, body, reply = row
-        return Facts(message_id, source, source_key, destination, topic, length, body, bool(reply))
+        message_id, source, source_key, destination, topic, length, body, reply, file = row
+        return Facts(message_id, source, source_key, destination, topic, length, body, bool(reply), file)
 
     def has(self, number: int) -> bool:
         """Whether message `number` is stored."""
         return self._database.one("SELECT 1 FROM messages WHERE number = ?", (number,)) is not None
 
-    def chunks_of(self, body: int, after: int, most_bytes: int) -> tuple[list[bytes], int]:
-        """Chunks of a body behind chunk `after` (-1: from the first on), at least one and about `most_bytes` of them.
+    def part_of(self, facts: Facts, after: int, most_bytes: int) -> tuple[bytes, int]:
+        """About `most_bytes` of a message, and no less than one of its chunks, behind what `after` says.
 
-        Returns them and the index of the last, to go on with; nothing when there are no more.
+        Returns them and what is given as `after` for the next part, -1 for the first; no bytes when there are no more.
         """
+        if facts.file is not None:
+            data = self.bodies.read(facts.file, after + 1, most_bytes)
+            if not data and after + 1 < facts.length:
+                raise OSError(errno.EIO, f"it ends at {after + 1}, before its {facts.length} bytes", facts.file)
+            return data, after + len(data)
         found: list[bytes] = []
         last, octets = after, 0
         rows = self._connection.execute(
             "SELECT position, data FROM chunks WHERE position > ? AND position < ? ORDER BY position",
-            (position_of(body, after), position_of(body + 1, 0)),
+            (position_of(facts.body, after), position_of(facts.body + 1, 0)),
         )
         for position, data in rows:
             found.append(data)
-            last = position - position_of(body, 0)
+            last = position - position_of(facts.body, 0)
             octets += len(data)
             if octets >= most_bytes:
                 break
         rows.close()
-        return found, last
+        return b"".join(found), last
 
     def data_of(self, number: int) -> bytes:
         """All data of stored message `number`. Raises `KeyError` where there is none."""
         facts = self.facts(number)
-        return b"".join(self.chunks_of(facts.body, -1, facts.length + 1)[0])
+        return self.part_of(facts, -1, facts.length + 1)[0]
 
     def to_forward(self, topic: bytes) -> list[InboxEntry]:
         """Messages of a topic that its forward socket has not taken yet, oldest first, some of them."""
@@ -273,20 +310,20 @@ class Store:
         for (number,) in rows:
             row = self._database.one(
                 "SELECT id, destination, topic, reply, coalesce(large.data, outgoing.data), length, created, state, "
-                "done_sent, largest, acked "
+                "done_sent, largest, acked, file "
                 "FROM outgoing LEFT JOIN outgoing_large AS large USING (number) WHERE number = ?",
                 (number,),
             )
             if row is None:
                 continue
-            message_id, destination, topic, reply, data, length, created, state, done_sent, largest, acked = row
+            message_id, destination, topic, reply, data, length, created, state, done_sent, largest, acked, file = row
             yield SavedOutgoing(
                 number=number,
                 id=message_id,
                 destination=destination,
                 topic=topic,
                 reply=bool(reply),
-                data=data,
+                data=data if file is None else self.bodies.read(file, 0, length),
                 # A clock that was set back makes no message younger than now.
                 created=now - max(0.0, wall - created),
                 state=State(state),
@@ -299,14 +336,17 @@ class Store:
     def pending(self, now: float) -> Iterator[SavedPending]:
         """Incoming messages that are not complete, the oldest first."""
         rows = self._connection.execute(
-            "SELECT number, id, source, destination, length, topic, reply, large FROM pending ORDER BY number"
+            "SELECT number, id, source, destination, length, topic, reply, large, file FROM pending ORDER BY number"
         ).fetchall()
-        for number, message_id, source, destination, length, topic, reply, large in rows:
+        for number, message_id, source, destination, length, topic, reply, large, file in rows:
             base = position_of(number, 0)
-            chunks = self._connection.execute(
-                "SELECT position - ?, data FROM chunks WHERE position >= ? AND position < ? ORDER BY position",
-                (base, base, position_of(number + 1, 0)),
-            ).fetchall()
+            if file is not None:
+                chunks = list(self.large.chunks_of(number, file))
+            else:
+                chunks = self._connection.execute(
+                    "SELECT position - ?, data FROM chunks WHERE position >= ? AND position < ? ORDER BY position",
+                    (base, base, position_of(number + 1, 0)),
+                ).fetchall()
             yield SavedPending(
                 number, message_id, source, destination, length, topic, bool(reply), now, chunks, bool(large)
             )
@@ -351,6 +391,16 @@ class Store:
         for topic, forward in forwards:
             rules.set_forward(topic, forward)
         return rules
+
+    def _open_bodies(self, folder: Path) -> Bodies:
+        bodies = folder / BODIES_FOLDER
+        try:
+            if self.set_aside is not None and bodies.exists():
+                # They belong to it.
+                bodies.rename(self.set_aside.with_name(f"{self.set_aside.name}-{BODIES_FOLDER}"))
+            return Bodies(bodies)
+        except OSError as error:
+            raise StoreError(f"cannot use {bodies}: {error.strerror}; see that it is a folder of this user") from None
 
     def _find_identity(self) -> bytes:
         identity = self._database.get("identity")

@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgpack
 import zmq
 
+from actors.messagebox.bodies import LARGE_BYTES
 from actors.runtime.asking import runtime_root
 from tests.lab.nodes import SeptateNode
 from tests.lab.post import Post, PostError
@@ -27,6 +28,9 @@ from tests.lab.post import Post, PostError
 ANSWER_SECONDS: Final = 2.0
 SILENT_SECONDS: Final = 3.0
 """A stream says something at least twice a second."""
+
+
+LARGE_EVERY: Final = 40
 
 
 class Correspondent:
@@ -99,7 +103,8 @@ class Correspondent:
                 if uid in self._handled:
                     self.repeated += 1
                 else:
-                    chain, step = msgpack.unpackb(word["data"])
+                    chain, step, filler = msgpack.unpackb(word["data"])
+                    assert filler == filler_of(chain, step), f"message {step} of chain {chain} is not what was sent"
                     self.seen[chain].append(step)
                     if step + 1 < self._steps:
                         self._push(post, chain, step + 1, word["id"])
@@ -109,7 +114,7 @@ class Correspondent:
                 self._handled.discard(word["uid"])
 
     def _push(self, post: Post, chain: int, step: int, reply_to: bytes) -> None:
-        data, key = msgpack.packb([chain, step]), b"%d.%d" % (chain, step)
+        data, key = msgpack.packb([chain, step, filler_of(chain, step)]), b"%d.%d" % (chain, step)
         while not self._stop.is_set():
             try:
                 post.push(self._other, data, reply_to=reply_to, key=key, deadline=ANSWER_SECONDS)
@@ -117,6 +122,14 @@ class Correspondent:
                 # It was killed in the middle, or is not back yet; the key makes the repetition harmless.
                 continue
             return
+
+
+def filler_of(chain: int, step: int) -> bytes:
+    """What makes one message in so many a large one, which is kept in a file."""
+    if (chain + step) % LARGE_EVERY:
+        return b""
+    dice = random.Random(chain << 16 | step)
+    return dice.randbytes(dice.randrange(LARGE_BYTES, 8 * LARGE_BYTES))
 
 
 class Killer:

@@ -122,7 +122,8 @@ def test_nobody_but_the_message_box_holds_a_file_on_a_disk(held: dict[str, list[
     on_a_disk = {
         (name, Path(file.target).name) for name, files in held.items() for file in files if not kinds.match(file.target)
     }
-    assert on_a_disk == {("messagebox", "messages.sqlite"), ("messagebox", "messages.sqlite-wal")}
+    expected = ("messages.sqlite", "messages.sqlite-wal", "bodies")
+    assert on_a_disk == {("messagebox", name) for name in expected}
 
 
 # --- memory and rights ------------------------------------------------------------------------------------------------

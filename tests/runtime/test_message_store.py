@@ -6,9 +6,11 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors.messagebox.bodies import FOLDER, LARGE_BYTES
 from actors.messagebox.database import APPLICATION, FILE, SCHEMA, StoreError
 from actors.messagebox.store import Store
 from protocol.mycelium.messages.chunking import CHUNK_BYTES
@@ -35,6 +37,39 @@ from tests.unit.message_factory import ALICE, BOB, ID, payload
 
 NOW, WALL = 1000.0, 1_700_000_000.0
 LIFE = b"one life".ljust(16)
+OLD_TABLES = """
+PRAGMA application_id=1397773381; PRAGMA user_version=1;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID, STRICT;
+CREATE TABLE outgoing (
+    number INTEGER PRIMARY KEY, id BLOB NOT NULL, destination BLOB NOT NULL, topic BLOB NOT NULL,
+    reply INTEGER NOT NULL, data BLOB NOT NULL, length INTEGER NOT NULL, created REAL NOT NULL, state TEXT NOT NULL,
+    done_sent INTEGER NOT NULL, largest INTEGER NOT NULL, acked BLOB NOT NULL
+) STRICT;
+CREATE TABLE outgoing_large (number INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE idempotency (
+    key BLOB PRIMARY KEY, id BLOB NOT NULL, destination BLOB NOT NULL, digest BLOB NOT NULL, created REAL NOT NULL
+) WITHOUT ROWID, STRICT;
+CREATE INDEX idempotency_by_age ON idempotency (created);
+CREATE TABLE pending (
+    number INTEGER PRIMARY KEY, id BLOB NOT NULL, source BLOB NOT NULL, destination BLOB NOT NULL,
+    length INTEGER NOT NULL, topic BLOB NOT NULL, reply INTEGER NOT NULL, large INTEGER NOT NULL, began REAL NOT NULL
+) STRICT;
+CREATE TABLE chunks (position INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE messages (
+    number INTEGER PRIMARY KEY, body INTEGER NOT NULL, id BLOB NOT NULL, source BLOB NOT NULL,
+    source_key BLOB NOT NULL, destination BLOB NOT NULL, topic BLOB NOT NULL, reply INTEGER NOT NULL,
+    length INTEGER NOT NULL, place TEXT NOT NULL, completed REAL NOT NULL
+) STRICT;
+CREATE INDEX messages_by_topic ON messages (topic, number);
+CREATE INDEX messages_by_id ON messages (id);
+CREATE TABLE completions (
+    subnet BLOB NOT NULL, id BLOB NOT NULL, count INTEGER NOT NULL, digest BLOB NOT NULL, completed REAL NOT NULL,
+    PRIMARY KEY (subnet, id)
+) WITHOUT ROWID, STRICT;
+CREATE INDEX completions_by_age ON completions (completed);
+CREATE TABLE topics (topic BLOB PRIMARY KEY, forward TEXT) WITHOUT ROWID, STRICT;
+CREATE TABLE sources (number INTEGER PRIMARY KEY, topic BLOB NOT NULL, subnet TEXT NOT NULL) STRICT;
+"""
 
 
 _opened: list[Store] = []
@@ -71,16 +106,20 @@ def receive(
     store.apply(StorePending(pending, *fields, len(data), topic, False, False), wall)
     pieces = tuple(data[start : start + 1300] for start in range(0, len(data), 1300))
     for index, piece in enumerate(pieces):
-        store.apply(StoreChunk(pending, index, piece), wall)
+        store.apply(StoreChunk(pending, index, 1300 * index, piece), wall)
     message = Message(number, message_id, ALICE.address, ALICE.key, BOB.address, topic, False, len(data), pieces)
     store.apply(StoreMessage(pending, message, place, len(pieces), bytes(32)), wall)
 
 
 def test_only_the_owner_may_read_it(store: Store) -> None:
     store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, b"secret"), WALL)
+    store.apply(StoreOutgoing(2, bytes(8), BOB.address, b"", False, bytes(LARGE_BYTES)), WALL)
     store.commit()
-    for path in store.path.parent.iterdir():
+    files = [path for path in store.path.parent.rglob("*") if path.is_file()]
+    assert len(files) == 3, "database, log, one body"
+    for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE((store.path.parent / FOLDER).stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("size", [0, 5, 4096, 4097, 300_000])
@@ -135,9 +174,9 @@ def test_the_data_of_a_finished_message_is_gone_but_not_its_length(store: Store,
 
 def test_an_incoming_message_goes_on_with_its_chunks(store: Store) -> None:
     store.apply(StorePending(3, ID, ALICE.address, BOB.address, 2600, b"demo", True, True), WALL)
-    store.apply(StoreChunk(3, 1, b"old"), WALL)
-    store.apply(StoreChunk(3, 1, b"second"), WALL)
-    store.apply(StoreChunk(3, 0, b"first"), WALL)
+    store.apply(StoreChunk(3, 1, 1300, b"old"), WALL)
+    store.apply(StoreChunk(3, 1, 1300, b"second"), WALL)
+    store.apply(StoreChunk(3, 0, 0, b"first"), WALL)
     store.apply(StorePending(4, bytes(8), ALICE.address, BOB.address, 5, b"", False, False), WALL)
     store.apply(ForgetPending(4), WALL)
     store.commit()
@@ -155,10 +194,10 @@ def test_a_complete_message_has_all_its_data_in_order_and_in_parts(store: Store)
     assert (facts.source_key, facts.length, facts.destination) == (ALICE.key, 10_000, BOB.address)
     parts, after = [], -1
     while True:
-        chunks, after = store.chunks_of(facts.body, after, 2000)
-        if not chunks:
+        part, after = store.part_of(facts, after, 2000)
+        if not part:
             break
-        parts.append(b"".join(chunks))
+        parts.append(part)
     assert b"".join(parts) == data
     assert [len(part) for part in parts] == [2600, 2600, 2600, 2200]
 
@@ -251,11 +290,13 @@ def test_topic_rules_last_for_the_life_of_the_node_and_no_longer(store: Store) -
 
 
 def test_a_tidied_database_gives_its_pages_back(store: Store) -> None:
-    receive(store, 1, payload(2_000_000))
+    for number in range(1, 11):
+        receive(store, number, payload(200_000), message_id=bytes([number]) * 8)
     store.commit()
     store.tidy()
     full = store.path.stat().st_size
-    store.apply(ForgetMessage(1), WALL)
+    for number in range(1, 11):
+        store.apply(ForgetMessage(number), WALL)
     store.commit()
     store.tidy()
     store.tidy()
@@ -264,6 +305,162 @@ def test_a_tidied_database_gives_its_pages_back(store: Store) -> None:
 
 def test_a_store_keeps_its_name(store: Store) -> None:
     assert again(store).identity == store.identity
+
+
+# --- large messages: files --------------------------------------------------------------------------------------------
+
+
+def bodies(store: Store) -> list[Path]:
+    """The files of large messages."""
+    return sorted((store.path.parent / FOLDER).iterdir())
+
+
+def begin_large(store: Store, number: int, data: bytes, message_id: bytes = ID) -> list[tuple[int, int, bytes]]:
+    """An incoming message; (index, offset, data) of its pieces."""
+    store.apply(StorePending(number, message_id, ALICE.address, BOB.address, len(data), b"", False, True), WALL)
+    return [(index, at, data[at : at + 60_000]) for index, at in enumerate(range(0, len(data), 60_000))]
+
+
+def complete(store: Store, number: int, pending: int, data: bytes, message_id: bytes = ID) -> None:
+    """The box says that a message is whole."""
+    pieces = tuple(data[at : at + 60_000] for at in range(0, len(data), 60_000))
+    message = Message(number, message_id, ALICE.address, ALICE.key, BOB.address, b"", False, len(data), pieces)
+    store.apply(StoreMessage(pending, message, Place.INBOX, len(pieces), bytes(32)), WALL)
+
+
+def test_a_large_message_is_read_from_its_file_in_parts(store: Store) -> None:
+    data = payload(LARGE_BYTES)
+    for piece in reversed(begin_large(store, 10, data)):
+        store.apply(StoreChunk(10, *piece), WALL)
+    complete(store, 1, 10, data)
+    store.commit()
+    store = again(store)
+    (file,) = bodies(store)
+    assert file.read_bytes() == data == store.data_of(1)
+    part, after = store.part_of(store.facts(1), -1, 100_000)
+    assert part + store.part_of(store.facts(1), after, 100_000)[0] == data[:200_000]
+
+
+def test_pieces_of_a_large_message_go_on_in_the_next_life(store: Store) -> None:
+    data = payload(LARGE_BYTES)
+    pieces = begin_large(store, 10, data)
+    for piece in pieces[:3]:
+        store.apply(StoreChunk(10, *piece), WALL)
+    store.commit()
+    store.apply(StoreChunk(10, *pieces[3]), WALL)
+    store = again(store)
+    (saved,) = store.pending(NOW)
+    assert list(saved.chunks) == [(index, piece) for index, _, piece in pieces[:3]], "the fourth was not committed"
+    for piece in pieces[3:]:
+        store.apply(StoreChunk(10, *piece), WALL)
+    complete(store, 1, 10, data)
+    assert store.data_of(1) == data
+
+
+def test_a_piece_that_the_disk_swallowed_is_not_taken_for_there(store: Store) -> None:
+    pieces = begin_large(store, 10, payload(LARGE_BYTES))
+    for piece in pieces:
+        store.apply(StoreChunk(10, *piece), WALL)
+    store.commit()
+    (file,) = bodies(store)
+    content = file.read_bytes()
+    file.write_bytes(content[:60_000] + bytes(60_000) + content[120_000:130_000])
+    (saved,) = again(store).pending(NOW)
+    assert [index for index, _ in saved.chunks] == [0]
+
+
+@pytest.mark.parametrize("first_lie", [True, False])
+def test_pieces_that_lie_elsewhere_than_they_belong_are_put_in_order(store: Store, first_lie: bool) -> None:
+    data = payload(LARGE_BYTES)
+    pieces = begin_large(store, 10, data)
+    for index, at, piece in pieces:
+        # A sender that is none of ours may say what it likes about the place; the index counts.
+        store.apply(StoreChunk(10, index, 0 if index == 2 and not first_lie else at, piece), WALL)
+        if index == 2 and first_lie:
+            store.apply(StoreChunk(10, index, 0, b"x" * len(piece)), WALL)
+            store.apply(StoreChunk(10, index, at, piece), WALL)
+    complete(store, 1, 10, data)
+    assert store.data_of(1) == data
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [ForgetPending(10)],
+        [StateChanged(5, bytes(8), State.ABORTED)],
+        [ForgetOutgoing(5, bytes(8))],
+        [ForgetMessage(1)],
+    ],
+)
+def test_a_file_goes_when_the_disk_knows_that_nobody_needs_it(store: Store, end: list[Any]) -> None:
+    data = payload(LARGE_BYTES)
+    match end[0]:
+        case ForgetPending() | ForgetMessage():
+            for piece in begin_large(store, 10, data):
+                store.apply(StoreChunk(10, *piece), WALL)
+            if isinstance(end[0], ForgetMessage):
+                complete(store, 1, 10, data)
+        case _:
+            store.apply(StoreOutgoing(5, bytes(8), BOB.address, b"", False, data), WALL)
+    store.commit()
+    store.apply(end[0], WALL)
+    store.commit()
+    assert len(bodies(store)) == 1
+    store.to_keep()
+    assert len(bodies(store)) == 1, "not yet"
+    store.kept()
+    assert bodies(store) == []
+
+
+def test_files_that_belong_to_nothing_are_removed_at_the_start(store: Store) -> None:
+    store.apply(StoreOutgoing(1, ID, BOB.address, b"", False, payload(LARGE_BYTES)), WALL)
+    store.commit()
+    (kept,) = bodies(store)
+    store.bodies.write(store.bodies.new(), 0, b"an upload that never became whole")
+    store.apply(StoreOutgoing(2, ID, BOB.address, b"", False, payload(LARGE_BYTES)), WALL)
+    assert len(bodies(store)) == 3
+    assert bodies(again(store)) == [kept]
+
+
+def test_messages_whose_files_somebody_removed_are_lost_and_counted(store: Store) -> None:
+    data = payload(LARGE_BYTES)
+    for piece in begin_large(store, 10, data):
+        store.apply(StoreChunk(10, *piece), WALL)
+    complete(store, 1, 10, data)
+    store.apply(StoreOutgoing(5, bytes(8), BOB.address, b"", False, data), WALL)
+    begin_large(store, 30, data, bytes(8))
+    receive(store, 2, b"small", message_id=b"12345678")
+    store.commit()
+    for file in bodies(store):
+        file.unlink()
+    store = again(store)
+    assert store.large.lost == 2
+    assert [entry.number for entry in store.waiting(None, 0)] == [2]
+    assert [saved.state for saved in store.outgoing(WALL, NOW)] == [State.ABORTED]
+    assert [(saved.number, list(saved.chunks)) for saved in store.pending(NOW)][-1] == (30, [])
+
+
+def test_a_database_of_the_first_schema_goes_on_with_what_it_holds(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / FILE)
+    old.executescript(OLD_TABLES)
+    data = payload(300_000)
+    old.execute(
+        "INSERT INTO outgoing VALUES (1, ?, ?, x'', 0, x'', 300000, 0, 'pending', 0, 0, x'')", (ID, BOB.address)
+    )
+    old.execute("INSERT INTO outgoing_large VALUES (1, ?)", (data,))
+    old.execute("INSERT INTO pending VALUES (2, ?, ?, ?, 300000, x'', 0, 1, 0)", (ID, ALICE.address, BOB.address))
+    old.execute("INSERT INTO chunks VALUES (?, ?)", (2 << 20, data[:60_000]))
+    old.commit()
+    old.close()
+    store = Store(tmp_path)
+    assert [saved.data for saved in store.outgoing(WALL, NOW)] == [data]
+    assert [list(saved.chunks) for saved in store.pending(NOW)] == [[(0, data[:60_000])]]
+    for index, at in list(enumerate(range(0, 300_000, 60_000)))[1:]:
+        store.apply(StoreChunk(2, index, at, data[at : at + 60_000]), WALL)
+    complete(store, 1, 2, data)
+    store.apply(StateChanged(1, ID, State.RECEIVED), WALL)
+    assert store.data_of(1) == data
+    store.close()
 
 
 # --- files that are not what they should be ---------------------------------------------------------------------------
@@ -285,7 +482,7 @@ def test_a_database_with_a_damaged_page_is_set_aside_when_it_was_suspected(tmp_p
         receive(store, number, payload(1000, number), message_id=number.to_bytes(8, "big"))
     store.close()
     content = bytearray((tmp_path / FILE).read_bytes())
-    content[8 * 4096 : 80 * 4096] = bytes(72 * 4096)
+    content[30 * 4096 : 80 * 4096] = bytes(50 * 4096)
     (tmp_path / FILE).write_bytes(content)
     broken = Store(tmp_path)
     with pytest.raises(sqlite3.DatabaseError):

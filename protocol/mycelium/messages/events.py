@@ -132,6 +132,8 @@ class StoreChunk:
 
     number: int
     index: int
+    offset: int
+    """Where its sender saw it in the message; the order of the indices alone says where it belongs (5.2)."""
     data: bytes
 
 

@@ -208,7 +208,7 @@ class Receiver:
             self._core.counters["chunks_refused"] += 1
             return
         if taken is Taken.NEW:
-            self._core.events.append(StoreChunk(pending.number, packet.index, packet.data))
+            self._core.events.append(StoreChunk(pending.number, packet.index, packet.offset, packet.data))
         self._core.send(destination, source, packet.acknowledgement())
 
     def _aborted(self, key: Key) -> None:
