@@ -2,7 +2,8 @@
 
 Owns      the configuration; listening sockets; the TUN descriptor; the router's memory file; the runtime folder
 Rights    those it was started with (CAP_NET_ADMIN for the TUN device and socket marks); never the node key
-Receives  Hello, Ready, Heartbeat, OpenSocket, OpenDatagramSocket, SpawnLink, EndLink, AskActors
+Receives  Hello, Ready, Heartbeat, OpenSocket, OpenDatagramSocket, SpawnLink, LastWill, EndLink,
+          AskActors
 Sends     Stop, SocketOpened, LinkGone, ActorList
 Dies      systemd starts the node again; the kernel kills all children with it
 
@@ -48,6 +49,7 @@ from protocol.frames import (
     EndLink,
     Heartbeat,
     Hello,
+    LastWill,
     LinkGone,
     OpenDatagramSocket,
     OpenSocket,
@@ -144,9 +146,10 @@ class Supervisor:
         return self._exit_code
 
     def _set_up(self) -> tuple[DeviceReady, list[int]] | None:
-        tun_name = self._config.tun_name if self._config.tun else None
+        given = self._config
+        tun_name = given.tun_name if given.tun else None
         config = setup.SetupConfig(
-            self._config.key_file, self._config.make_key_folder, tun_name, births.MTU, self._config.network
+            given.key_file, given.make_key_folder, tun_name, births.MTU, given.network, given.ways.quic
         )
         found = setup.in_child(config, self._signals, SET_UP_SECONDS)
         if found is not None:
@@ -442,6 +445,9 @@ class Supervisor:
                 self._hand_over(child, message.token, lambda: openings.datagram_socket(local, remote, mark))
             case SpawnLink() if self._around is not None:
                 self._spawn_link(child, self._around, message, descriptors)
+            case LastWill() if child.links is not None:
+                if message.link in child.links:
+                    child.links[message.link].will = message.datagram
             case EndLink():
                 self._end_link(child, message)
             case AskActors():

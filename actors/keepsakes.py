@@ -6,6 +6,7 @@ is killed; the ledger of the connection; and for a while the arenas of the dead,
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -80,6 +81,8 @@ class Connection:
         self._base: Positions | None = None
         self._guard = PoisonGuard()
         self.resumed = False
+        self.will = b""
+        """What tells the peer that the connection's process was killed, where the transport has something like that."""
         self.needed: tuple[OldArena, ...] = ()
         """Arenas that the next incarnation has to look into."""
         if not TRANSPORTS[message.transport]().resumable:
@@ -124,6 +127,7 @@ class Connection:
     def died(self) -> str:
         """The process was killed: empty where a successor can go on, else why the connection has to end."""
         if self.ledger < 0:
+            self._say_last_will()
             return f"only TCP connections outlive their process, not {self.message.transport.value}"
         try:
             now = positions(self._socket).since(self.base())
@@ -138,6 +142,12 @@ class Connection:
         self.needed = tuple(OldArena(number, descriptor) for number, descriptor in found if descriptor is not None)
         self.resumed = True
         return ""
+
+    def _say_last_will(self) -> None:
+        if self.will:
+            # Where it can't be sent at once, the peer finds out by itself.
+            with contextlib.suppress(OSError):
+                self._socket.send(self.will)
 
     def close(self) -> None:
         """Ends the connection for good."""

@@ -4,7 +4,7 @@ Owns      one connection over any transport (`transports/`); what waits to be wr
 Rights    no node key; a private network's, where there is one; no capability; Landlock: the runtime folder
 Receives  RouteDelta, TablePart, SendControl (router); ForwardedDatagram (peers); Packets (lanes); AdoptLink, Stop
 Sends     LinkUp, ControlArrived, Resolve, RouteUsed (router); Packets, ReportUndelivered (over lanes);
-          Traffic, LinkOpened, ConnectionIds (peers); PacketsSeen (whoever listens)
+          Traffic, LinkOpened, ConnectionIds (peers); PacketsSeen (whoever listens); LastWill (supervisor)
 Dies      over TCP its successor goes on in the same connection, in the middle of a packet (`protocol/ledger.py`):
           packets that were queued or half handled are lost, no peer notices. Any other connection is dialled again
 

@@ -11,6 +11,8 @@ from protocol.mycelium.endpoint import Protocol
 SCHEMA: Final = 2
 """Of all frames; one more with every frame that is added, removed or changed."""
 
+MOST_WILL_BYTES: Final = 256
+
 
 class Role(enum.Enum):
     """The kinds of process."""
@@ -107,6 +109,21 @@ class AdoptLink:
     opening: bytes
     sent: int
     received: int
+
+
+@frame(0x0F)
+class LastWill:
+    """A process of links → supervisor: what to send on this link's socket if the process is killed.
+
+    A sealed packet that ends the connection and is good for nothing else (`protocol/quic/last_will.py`).
+    """
+
+    link: int
+    datagram: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.datagram) > MOST_WILL_BYTES:
+            raise FrameError(f"a last will of {len(self.datagram)} bytes, at most {MOST_WILL_BYTES}")
 
 
 @frame(0x06)

@@ -187,6 +187,8 @@ class Switch:
     namespace: Namespace
     number: int
     plugged: "list[Namespace]" = field(default_factory=list)
+    most: "list[int]" = field(default_factory=list)
+    """Bytes of the largest IP packet that gets through; the last counts."""
 
     def device(self) -> str:
         """The name of the interface in every namespace that is plugged in."""
@@ -203,6 +205,8 @@ class Switch:
         self.namespace.ip("link", "set", self._port(namespace), "master", "switch", "up")
         namespace.ip("address", "add", f"{address}/24", "dev", self.device())
         namespace.ip("link", "set", self.device(), "up")
+        if self.most:
+            self._narrow(namespace)
         return address
 
     def unplug(self, namespace: Namespace) -> None:
@@ -212,6 +216,17 @@ class Switch:
     def plug(self, namespace: Namespace) -> None:
         """Takes it back."""
         self.namespace.ip("link", "set", self._port(namespace), "master", "switch")
+
+    def carry_at_most(self, octets: int) -> None:
+        """Larger packets are swallowed, and nobody is told: whoever is plugged in, now or later, has an MTU of 1500."""
+        self.most.append(octets)
+        for namespace in self.plugged:
+            self._narrow(namespace)
+
+    def _narrow(self, namespace: Namespace) -> None:
+        # What the kernel segments only where it arrives would get through in one piece.
+        namespace.ip("link", "set", self.device(), "gso_max_segs", "1")
+        self.namespace.ip("link", "set", self._port(namespace), "mtu", str(self.most[-1]))
 
     def _port(self, namespace: Namespace) -> str:
         return f"port{self.plugged.index(namespace)}"

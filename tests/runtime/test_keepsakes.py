@@ -336,3 +336,20 @@ def test_sockets_of_a_link_that_is_over_vanish_from_the_runtime_folder(linked: t
     peer.socket.close()
     wait_until("no socket is left", lambda: sockets_of(node, name) == [], PATIENCE)
     assert sockets_of(node, "tun") == ["tun", "tun.events", "tun.lane"]
+
+
+# --- last wills -------------------------------------------------------------------------------------------------------
+
+
+def test_peer_of_a_killed_process_gets_its_last_will() -> None:
+    with ExitStack() as opened:
+        peer, own = (opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(PATIENCE)
+        own.connect(peer.getsockname())
+        message = SpawnLink(1, "quic://127.0.0.1:9", True, Protocol.QUIC, b"", "quic://127.0.0.1:9")
+        kept = Connection(message, own.detach(), Arenas())
+        opened.callback(kept.close)
+        kept.will = b"sealed"
+        assert "quic" in kept.died()
+        assert peer.recv(100) == b"sealed"

@@ -60,6 +60,7 @@ from protocol.frames import (
     Heartbeat,
     Hello,
     LaneHello,
+    LastWill,
     LinkGone,
     LinkList,
     LinkOpened,
@@ -135,7 +136,7 @@ from protocol.frames import (
 )
 from protocol.mycelium.endpoint import Protocol
 
-LAYOUT: dict[int, str] = {2: "6fb1b290c07857ca"}
+LAYOUT: dict[int, str] = {2: "3d732364c5d04e1d"}
 """A digest of all that both ends have to agree on, by schema: one that differs needs a number of its own."""
 
 NETWORK = bytes.fromhex("04000000000000010000000000000000")
@@ -178,6 +179,7 @@ EXAMPLES: tuple[Any, ...] = (
     ControlArrived(7, b"\x01\x00\x00\x00"),
     SendControl(7, b"\x01\x00\x00\x00"),
     AdoptLink(7, "tcp://192.0.2.1:9651", True, Protocol.TCP, b"", 1, 0),
+    LastWill(7, b"sealed"),
     Traffic(7, 100, 200, (PairTraffic(NETWORK, NETWORK, 1, 1400),)),
     Packets(7, LENGTHS, b"aabbb", b""),
     Returned(bytes(32)),
@@ -269,7 +271,7 @@ def test_frames_of_the_channel_and_frames_of_sockets_have_numbers_apart() -> Non
     on_channel = {kind.__name__ for kind in KINDS if topic(kind)[1] < 0x20}
     assert on_channel == {
         *("Hello", "Ready", "Heartbeat", "Stop", "OpenSocket", "SocketOpened", "SpawnLink", "EndLink", "LinkGone"),
-        *("AskActors", "ActorList", "DeviceReady", "DeviceFailed", "AdoptLink", "OpenDatagramSocket"),
+        *("AskActors", "ActorList", "DeviceReady", "DeviceFailed", "AdoptLink", "OpenDatagramSocket", "LastWill"),
     }
 
 

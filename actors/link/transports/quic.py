@@ -17,14 +17,16 @@ from typing import Final
 import msgpack
 
 from actors.link.transports.interface import Setup, Transport, TransportError
-from actors.link.transports.quic_session import Happened, QuicSession, QuicSessionError, identity_of
+from actors.link.transports.qh3_inside import MOST_PATHS
+from actors.link.transports.quic_session import SMALLEST_PAYLOAD, Happened, QuicSession, QuicSessionError, identity_of
 from actors.runtime import udp
 from actors.runtime.loop import READABLE, WRITABLE, Timer
 from actors.runtime.udp import Address
-from protocol.frames import ConnectionIds
+from protocol.frames import ConnectionIds, LastWill
 from protocol.mycelium.endpoint import SocketAddress
 from protocol.mycelium.framing import DATA_HEADER, KIND_DATA, PACKET_HEADER
 from protocol.mycelium.resume import packet_end
+from protocol.quic.path_mtu import PathMtu
 
 COST_IPV6: Final = 7
 COST_IPV4: Final = 12
@@ -38,6 +40,8 @@ BUNCH_BYTES: Final = 32 << 10
 """Who waited for room is told when there is so much, or a quarter of the window."""
 IDS_SECONDS: Final = 5.0
 """The listener is told again so often which connection is whose: it may be a new process."""
+WILL_SECONDS: Final = 1.0
+"""At least between two wills: a peer may update keys as often as it likes."""
 REFUSED_SECONDS: Final = 2.0
 """A peer that is silent for so long while its machine says that nobody listens there is gone."""
 _AROUND: Final = 32
@@ -79,6 +83,12 @@ class QuicTransport(Transport):
         self._timer: Timer | None = None
         self._deadline: Timer | None = None
         self._telling: Timer | None = None
+        self._path = PathMtu()
+        self._tell_supervisor = setup.runtime.tell_supervisor
+        self._will = b""
+        self._will_due = 0.0
+        self._addresses = {self._peer[:2]}
+        """All that the peer has had."""
 
     def _describe(self, setup: Setup) -> tuple[str, int]:
         remote = SocketAddress.of_sockaddr(setup.connection.getpeername())
@@ -124,10 +134,22 @@ class QuicTransport(Transport):
     def forwarded(self, datagram: bytes, sender: Address) -> None:
         """The listener got this: our peer has another address now."""
         self._counters["quic.forwarded"] += 1
+        if sender[:2] not in self._addresses and len(self._addresses) == MOST_PATHS:
+            self._part_from(sender)
+            return
         self._feed(datagram, len(datagram), sender)
         self._proceed()
         if not self._closed:
             self._follow()
+
+    def _part_from(self, sender: Address) -> None:
+        """The session follows no further: at its new address the peer hears of the end, and may begin anew."""
+        if self._will:
+            try:
+                udp.send(self._socket, [self._will], sender)
+            except OSError:
+                self._counters["quic.closes_unsent"] += 1
+        self._over(f"its address changed {MOST_PATHS} times, which is once too often")
 
     def close(self) -> None:
         """Tells the peer, if it can be told at once."""
@@ -184,9 +206,14 @@ class QuicTransport(Transport):
             return
         happened = self._session.happened()
         self._take(happened)
+        for size in happened.answered:
+            self._path.answered(size, self._loop.now())
         if not self._closed:
             self._transmit()
         if not self._closed:
+            self._question_path()
+        if not self._closed:
+            self._make_will()
             self._plan()
             if happened.ids_changed:
                 self._announce()
@@ -235,6 +262,10 @@ class QuicTransport(Transport):
             self.opened = True
             if self._deadline is not None:
                 self._deadline.cancel()
+            if not self._outbound:
+                # It began with what the kernel knows of the path, which need not be the truth.
+                session = self._session
+                self._path.begin(session.path_mtu, session.losses, session.round_trip, self._loop.now())
             self._owner.opened()
 
     def _receive_into(self, memory: memoryview) -> int:
@@ -352,21 +383,53 @@ class QuicTransport(Transport):
         # What could not be sent counts as lost on its way.
         self._unsent.clear()
         self._counters["quic.sends_failed"] += 1
-        if error.errno in _TOO_LARGE and self._path_is_smaller():
-            # Nothing tells the session; a new one asks the kernel, which knows the path now.
-            self._over("the path's largest datagram has become smaller")
+        if error.errno in _TOO_LARGE and (largest := self._smaller_path()):
+            self._make_smaller(largest)
         elif error.errno in _GONE_ADDRESS:
             if self._outbound:
                 self._move()
         else:
             self._over(f"connection lost: {error.strerror}")
 
-    def _path_is_smaller(self) -> bool:
-        """Whether the kernel knows by now that what the session sends is too large for the path."""
+    def _smaller_path(self) -> int:
+        """What the kernel knows by now that the path carries, where the session sends more; else 0."""
         try:
-            return udp.largest_payload(self._socket) < self._session.path_mtu
+            largest = udp.largest_payload(self._socket)
         except OSError:
-            return False
+            return 0
+        return largest if largest < self._session.path_mtu else 0
+
+    def _question_path(self) -> None:
+        """Finds out whether a path that loses packets loses the large ones."""
+        path, session, now = self._path, self._session, self._loop.now()
+        if not self.opened:
+            return
+        path.look(session.path_mtu, session.losses, session.round_trip, now)
+        found = path.verdict(now)
+        if found is not None:
+            self._make_smaller(found)
+            return
+        try:
+            for size in path.take_due(now):
+                question = session.question(size, now)
+                if question is not None:
+                    self._counters["quic.path_questions"] += 1
+                    self._unsent.append(question)
+            self._push()
+        except QuicSessionError as error:
+            self._over(str(error))
+        except OSError as error:
+            self._send_failed(error)
+
+    def _make_smaller(self, largest: int) -> None:
+        if largest < SMALLEST_PAYLOAD:
+            self._over(f"the path carries datagrams of at most {largest} bytes, QUIC needs {SMALLEST_PAYLOAD}")
+            return
+        self._counters["quic.path_smaller"] += 1
+        try:
+            self._session.cap(largest)
+        except QuicSessionError as error:
+            self._over(str(error))
 
     def _move(self) -> None:
         """Our address or way is gone: the connection goes on from another, if there is one."""
@@ -390,19 +453,20 @@ class QuicTransport(Transport):
             self._over(f"connection lost: {error.strerror}")
             return
         self._peer = self._socket.getpeername()
+        self._addresses.add(self._peer[:2])
         self._counters["quic.followed"] += 1
 
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
-        deadline = self._session.deadline()
+        deadlines = [when for when in (self._session.deadline(), self._path.next_deadline()) if when is not None]
         timer = self._timer
-        if deadline is None or (timer is not None and not timer.cancelled and timer.when <= deadline):
+        if not deadlines or (timer is not None and not timer.cancelled and timer.when <= min(deadlines)):
             # One that comes too early finds out.
             return
         if timer is not None:
             timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._on_time)
+        self._timer = self._loop.call_at(min(deadlines), self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None
@@ -424,6 +488,16 @@ class QuicTransport(Transport):
             self._telling.cancel()
         self._tell_peers(ConnectionIds(self._number, tuple(self._session.ids), self._session.reset_token))
         self._telling = self._loop.call_after(IDS_SECONDS, self._announce)
+
+    def _make_will(self) -> None:
+        """Leaves with the supervisor what tells the peer that this process was killed."""
+        now = self._loop.now()
+        if now < self._will_due:
+            return
+        will = self._session.last_will()
+        if will is not None:
+            self._will, self._will_due = will, now + WILL_SECONDS
+            self._tell_supervisor(LastWill(self._number, will))
 
     def _over(self, reason: str) -> None:
         if not self._closed:

@@ -1,14 +1,14 @@
-"""One QUIC connection in memory, by qh3: all that is particular to that library is in this file.
+"""One QUIC connection in memory, by qh3, as a link uses it.
 
 What it does not do for us: it sends DATAGRAM frames without regard to the congestion window (`room` says what is left),
-its server never looks for a larger path MTU, and it lets nobody set all transport parameters (`_Bridge` does).
+its server never looks for a larger path MTU, and neither side notices that a path has become smaller (`question`).
 """
 
 from __future__ import annotations
 
 import datetime
 import functools
-import logging
+import itertools
 import os
 import ssl
 from collections.abc import Iterable
@@ -18,25 +18,26 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from qh3.quic import connection as qh3_connection
 from qh3.quic.configuration import QuicConfiguration
-from qh3.quic.connection import QuicConnection, QuicConnectionError
+from qh3.quic.connection import QuicConnectionError
 from qh3.quic.events import (
     ConnectionIdIssued,
     ConnectionIdRetired,
     ConnectionTerminated,
     DatagramFrameReceived,
     HandshakeCompleted,
+    PingAcknowledged,
     StreamDataReceived,
     StreamReset,
 )
-from qh3.quic.tls_bridge import QuicTlsBridge
 
+from actors.link.transports.qh3_inside import Connection
 from actors.runtime.udp import Address
 from protocol.quic.headers import CONNECTION_ID_BYTES
+from protocol.quic.last_will import LastWill
+from protocol.quic.sealing import TAG_BYTES, PacketKeys, SealingError
+from protocol.quic.transport_parameters import LARGEST_PAYLOAD
 
-LARGEST_PAYLOAD: Final = 1452
-"""Of UDP, both ways: fits IPv6 over Ethernet. A reference node that is told more dies of it (wire spec 5.3)."""
 SMALLEST_PAYLOAD: Final = 1200
 IDLE_SECONDS: Final = 60.0
 STREAM_WINDOW: Final = 10 << 20
@@ -47,14 +48,11 @@ STREAM: Final = 0
 """The first that a client opens; all control of both ways goes there (wire spec 5.4)."""
 _AROUND_A_DATAGRAM: Final = 1 + 4 + 16 + 3
 """First byte, packet number, tag, frame type and length; and the connection id (wire spec 5.5)."""
+_LONG_HEADER: Final = 0x80
+MOST_QUESTIONS: Final = 64
+"""That nobody answered yet; then the oldest is forgotten."""
+_PADDING: Final = b"\0"
 _SERVER_NAME: Final = "dummy.mycelium"
-
-_MAX_UDP_PAYLOAD_SIZE: Final = 0x03
-_INITIAL_MAX_STREAMS_BIDI: Final = 0x08
-_INITIAL_MAX_STREAMS_UNI: Final = 0x09
-_OURS: Final = {_MAX_UDP_PAYLOAD_SIZE: LARGEST_PAYLOAD, _INITIAL_MAX_STREAMS_BIDI: 5, _INITIAL_MAX_STREAMS_UNI: 0}
-_LEFT_OUT: Final = frozenset({0x3127, 0x3128})
-"""What only one browser's servers know: an initial round-trip time, options of its maker."""
 
 
 class QuicSessionError(Exception):
@@ -106,6 +104,8 @@ class Happened:
     stream_ended: bool = False
     datagrams: tuple[bytes, ...] = ()
     ids_changed: bool = False
+    answered: tuple[int, ...] = ()
+    """Sizes of questions to the path that arrived."""
     closed: str | None = None
     """Why the connection is over, for people."""
 
@@ -113,10 +113,19 @@ class Happened:
 class QuicSession:
     """Client or server. `now` is monotonic seconds."""
 
-    def __init__(self, connection: QuicConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._quic: Final = connection
         self._ids = {connection.host_cid}
         self.handshaken = False
+        self._keys: PacketKeys | None = None
+        self._sent = 0
+        """Datagrams; close to the packet number of the last."""
+        self._destination = b""
+        """The connection id in them."""
+        self._will = LastWill()
+        self._numbers = itertools.count(1)
+        self._questions: dict[int, int] = {}
+        """Sizes of those on their way, by their numbers."""
 
     @classmethod
     def dial(cls, address: Address, now: float) -> QuicSession:
@@ -125,7 +134,7 @@ class QuicSession:
         configuration = _configuration(is_client=True, largest=SMALLEST_PAYLOAD)
         configuration.server_name = _SERVER_NAME
         configuration.verify_mode = ssl.CERT_NONE
-        made = cls(QuicConnection(configuration=configuration))
+        made = cls(Connection(configuration=configuration))
         made._quic.connect(address, now)
         return made
 
@@ -135,7 +144,7 @@ class QuicSession:
         configuration = _configuration(is_client=False, largest=max(SMALLEST_PAYLOAD, min(largest, LARGEST_PAYLOAD)))
         configuration.load_cert_chain(identity.certificate, identity.key)
         return cls(
-            QuicConnection(
+            Connection(
                 configuration=configuration,
                 original_destination_connection_id=original,
                 retry_source_connection_id=retried or None,
@@ -151,9 +160,7 @@ class QuicSession:
                 for start in range(0, len(data), size):
                     self._quic.receive_datagram(data[start : start + size], sender, now)
             else:
-                # Below the call that is made for this, which looks at each datagram for a log that nobody keeps.
-                self._core.receive_gro_buffer(data, size, sender, now)
-                self._quic._drain_core()
+                self._quic.receive_bunch(data, size, sender, now)
         except (QuicConnectionError, RuntimeError, ValueError, AssertionError) as error:
             raise QuicSessionError(f"QUIC failed: {error}") from None
 
@@ -163,19 +170,25 @@ class QuicSession:
         core = self._core
         if core is None:
             return found
+        self._keep_up_with_updates()
         poll = core.poll_transmit
         try:
-            # As in `receive`.
+            # As in `receive`, below the call that is made for this.
             while (transmit := poll(now)) is not None:
                 found.append(transmit[:2])
         except RuntimeError as error:
             raise QuicSessionError(f"QUIC failed: {error}") from None
+        if found:
+            self._sent += len(found)
+            last = found[-1][0]
+            if not last[0] & _LONG_HEADER:
+                self._destination = last[1 : 1 + self._quic.peer_id_bytes]
         return found
 
     @property
     def _core(self) -> Any:
         """The packets' half of the connection; None of a server that has heard nothing yet."""
-        return self._quic._core
+        return self._quic.core
 
     def deadline(self) -> float | None:
         """When `on_time` has to be called."""
@@ -195,6 +208,7 @@ class QuicSession:
         found = Happened()
         stream: list[bytes] = []
         datagrams: list[bytes] = []
+        answered: list[int] = []
         while (event := self._quic.next_event()) is not None:
             match event:
                 case DatagramFrameReceived():
@@ -212,10 +226,12 @@ class QuicSession:
                 case ConnectionIdRetired():
                     self._ids.discard(event.connection_id)
                     found.ids_changed = True
+                case PingAcknowledged():
+                    answered.append(self._questions.pop(event.uid, 0))
                 case ConnectionTerminated():
                     found.closed = _words_of(event)
-        found.stream, found.datagrams = b"".join(stream), tuple(datagrams)
-        over = self._quic._close_event
+        found.stream, found.datagrams, found.answered = b"".join(stream), tuple(datagrams), tuple(answered)
+        over = self._quic.over
         if over is not None and found.closed is None:
             # The event comes when the last timer has run; by then nobody should wait any more.
             found.closed = _words_of(over)
@@ -258,9 +274,8 @@ class QuicSession:
         core = self._core
         if core is None or not self.handshaken:
             return 0
-        theirs = self._quic._remote_max_datagram_frame_size or 0
-        remote_id = self._quic._tls.remote_initial_source_connection_id or b"" if self._quic._tls else b""
-        around = _AROUND_A_DATAGRAM + max(CONNECTION_ID_BYTES, len(remote_id))
+        theirs = self._quic.largest_frame
+        around = _AROUND_A_DATAGRAM + max(CONNECTION_ID_BYTES, self._quic.peer_id_bytes)
         return max(0, min(self.path_mtu - around, theirs - _AROUND_A_DATAGRAM))
 
     @property
@@ -283,46 +298,83 @@ class QuicSession:
     @property
     def reset_token(self) -> bytes:
         """A server's, by which its client knows that we have forgotten it; empty of a client."""
-        bridge = self._quic._tls
+        bridge = self._quic.bridge
         return b"" if bridge is None or bridge.stateless_reset_token is None else bridge.stateless_reset_token
+
+    @property
+    def losses(self) -> int:
+        """Packets that were lost so far, and how often an answer was overdue."""
+        core = self._core
+        return 0 if core is None else int(core.loss_total) + int(core.pto_total)
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the peer and back, on average; None while unknown."""
+        core = self._core
+        return None if core is None else core.smoothed_rtt
+
+    def question(self, size: int, now: float) -> tuple[bytes, Address] | None:
+        """A datagram of `size` bytes to send alone, of which `Happened` tells when the peer acknowledges it.
+
+        None where there is nothing to ask with. To be called when `transmit` has given all. Raises `QuicSessionError`.
+        """
+        keys, core = self._keys, self._core
+        if keys is None or core is None:
+            return None
+        number = next(self._numbers)
+        try:
+            self._quic.send_ping(number)
+            transmit = core.poll_transmit(now)
+        except (QuicConnectionError, RuntimeError) as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+        if transmit is None:
+            return None
+        self._sent += 1
+        datagram, address = transmit[:2]
+        if len(datagram) < size:
+            datagram = self._padded(keys, datagram, size)
+        while len(self._questions) >= MOST_QUESTIONS:
+            del self._questions[next(iter(self._questions))]
+        self._questions[number] = len(datagram)
+        return datagram, address
+
+    def _padded(self, keys: PacketKeys, datagram: bytes, size: int) -> bytes:
+        """The packet made larger: it leaves in this form alone, so that its number is used once (RFC 9001 5.3)."""
+        try:
+            opened = keys.open(datagram, self._quic.peer_id_bytes, self._sent)
+        except SealingError as error:
+            raise QuicSessionError(f"QUIC failed: our own {error}") from None
+        around = len(keys.seal(opened.destination, opened.number, bytes(TAG_BYTES))) - TAG_BYTES
+        return keys.seal(opened.destination, opened.number, opened.payload.ljust(size - around, _PADDING))
+
+    def cap(self, size: int) -> None:
+        """Makes datagrams of at most `size` bytes from now on, at least the smallest. Raises `QuicSessionError`."""
+        try:
+            self._quic.cap(max(SMALLEST_PAYLOAD, size))
+        except QuicConnectionError as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+
+    def last_will(self) -> bytes | None:
+        """What ends the connection if this process is killed, where the last one is of no use any more."""
+        if self._keys is None or not self._destination:
+            return None
+        return self._will.renewed(self._keys, self._destination, self._sent)
+
+    def _keep_up_with_updates(self) -> None:
+        """Knows the keys that the next packet is sealed with: qh3 follows each key update of the peer at once.
+
+        None is missed: the peer begins no second one before it has seen a packet of ours after the first.
+        """
+        keys = self._keys
+        if keys is None:
+            bridge = self._quic.bridge
+            self._keys = keys = None if bridge is None or not self.handshaken else bridge.sending
+        if keys is not None and keys.phase != self._core.send_key_phase:
+            self._keys = keys.next()
 
     def close(self) -> None:
         """Tells the peer that it is over, with what `transmit` gives next."""
         self._quic.close()
-
-
-class _Bridge(QuicTlsBridge):
-    """qh3's, with the transport parameters that this protocol needs (wire spec 5.3)."""
-
-    def serialize_transport_parameters(self) -> bytes:
-        """Theirs, with ours in their place."""
-        return replace_parameters(super().serialize_transport_parameters())
-
-
-def replace_parameters(encoded: bytes) -> bytes:
-    """Transport parameters (RFC 9000 section 18) with `_OURS` in place of their own, and some left out."""
-    kept, at = bytearray(), 0
-    while at < len(encoded):
-        start = at
-        number, at = _variable(encoded, at)
-        size, at = _variable(encoded, at)
-        at += size
-        if number not in _OURS and number not in _LEFT_OUT:
-            kept += encoded[start:at]
-    for number, value in _OURS.items():
-        body = _encoded(value)
-        kept += _encoded(number) + _encoded(len(body)) + body
-    return bytes(kept)
-
-
-def _variable(data: bytes, at: int) -> tuple[int, int]:
-    size = 1 << (data[at] >> 6)
-    return int.from_bytes(data[at : at + size], "big") & (1 << (8 * size - 2)) - 1, at + size
-
-
-def _encoded(value: int) -> bytes:
-    size, mark = (1, 0) if value < 1 << 6 else (2, 1) if value < 1 << 14 else (4, 2)
-    return (value | mark << (8 * size - 2)).to_bytes(size, "big")
 
 
 def _configuration(*, is_client: bool, largest: int) -> QuicConfiguration:
@@ -344,10 +396,3 @@ def _words_of(event: ConnectionTerminated) -> str:
     if event.reason_phrase:
         return f"the QUIC connection ended: {event.reason_phrase} (error {event.error_code:#x})"
     return "the peer closed the connection" if not event.error_code else f"the peer closed: error {event.error_code:#x}"
-
-
-# What it logs of a peer's doing we say ourselves, in our own form.
-logging.getLogger("quic").addHandler(logging.NullHandler())
-logging.getLogger("quic").propagate = False
-# The class that a connection makes its TLS half of is a global of its module.
-vars(qh3_connection)["QuicTlsBridge"] = _Bridge
