@@ -50,6 +50,8 @@ from protocol.prefix import subnet_of
 _NOTHING: Final = Recovery(b"", 0, 0, memoryview(b""))
 REPORT_SECONDS: Final = 1.0
 USED_SECONDS: Final = 5.0
+QUIET_OCTETS: Final = 128
+"""Hello and IHU both ways: a second that brought no more is reported with others."""
 
 
 def main(runtime: Runtime, config: HostConfig) -> None:
@@ -176,10 +178,12 @@ class Host:
         for link in self._links.values():
             link.incoming.next_second()
             link.outgoing.expire()
-            link.report_traffic()
+            if link.unreported > QUIET_OCTETS:
+                link.report_traffic()
 
     def _each_five_seconds(self) -> None:
         for link in self._links.values():
+            link.report_traffic()
             link.incoming.expire()
             link.incoming.report_used()
 
@@ -312,6 +316,11 @@ class Link:
         up = LinkUp(config.number, transport.name, transport.static_cost, any_size=True, resumed=config.resumed)
         self._host.router.send(up)
         self.incoming.ask_again()
+
+    @property
+    def unreported(self) -> int:
+        """Bytes that moved since the last report."""
+        return self.incoming.octets + self.outgoing.octets - self._reported_in - self._reported_out
 
     def report_traffic(self) -> None:
         """Tells peers what moved since the last call."""

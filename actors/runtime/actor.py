@@ -22,9 +22,10 @@ from actors.runtime.channel import Channel, ChannelClosed, ChannelFull, close_al
 from actors.runtime.figures import Gauges
 from actors.runtime.loop import Loop
 from protocol.codec import FrameError, pack, topic, unpack
-from protocol.frames import SCHEMA, ActorList, AskActors, Heartbeat, Hello, Ready, Role, Stop
+from protocol.frames import SCHEMA, ActorList, AskActors, Figures, Heartbeat, Hello, Ready, Role, Stop
 
 HEARTBEAT_SECONDS: Final = 1.0
+"""Every other one is left out while there is nothing new to tell."""
 FRAMES_PER_TURN: Final = 32
 """A neighbour that floods us gets this many frames per round before everybody else has a turn."""
 MAX_MESSAGE_BYTES: Final = 4 << 20
@@ -77,6 +78,8 @@ class Runtime:
         self._askers: dict[int, tuple[bytes, int]] = {}
         self._tokens = itertools.count(1)
         self._topics: dict[bytes, int] = {}
+        self._told: Figures | None = None
+        """By the last heartbeat; None where the next one may not be left out."""
 
         self.inbox = self._socket(zmq.ROUTER)
         # A restarted neighbour comes back under its old name; a send to a dead one fails instead of vanishing.
@@ -100,13 +103,13 @@ class Runtime:
         if welcome is not None:
             self.events.setsockopt(zmq.XPUB_WELCOME_MSG, pack(welcome))
         self.events.bind(self._address(self.start.name + ".events"))
-        self.loop.every(HEARTBEAT_SECONDS, self._beat)
+        self.loop.every(HEARTBEAT_SECONDS, self._beat_if_due)
         try:
             self.tell_supervisor(Ready())
-            self._beat()
+            self._beat(self.gauges.figures())
             self.loop.run()
             # What it counted last, such as the garbage that made it stop, is told before it is gone.
-            self._beat()
+            self._beat(self.gauges.figures())
         except ChannelClosed:
             # Nobody is left who could restart us: the node is over.
             self.log.error("the supervisor is gone")
@@ -222,9 +225,17 @@ class Runtime:
     def _address(self, name: str) -> str:
         return f"ipc://{self.start.run / name}"
 
-    def _beat(self) -> None:
+    def _beat_if_due(self) -> None:
+        # Hundreds of links that only keep alive would keep the supervisor awake, with nothing to tell.
+        figures, told = self.gauges.figures(), self._told
+        quiet = told is not None and (figures.queues, figures.counters) == (told.queues, told.counters)
+        self._told = None if quiet else figures
+        if not quiet:
+            self._beat(figures)
+
+    def _beat(self, figures: Figures) -> None:
         try:
-            self.tell_supervisor(Heartbeat(self.gauges.figures()))
+            self.tell_supervisor(Heartbeat(figures))
         except ChannelFull:
             # A supervisor that was stopped for minutes finds us at work.
             self.counters["heartbeats.unread"] += 1

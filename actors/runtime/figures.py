@@ -10,8 +10,10 @@ from typing import Final
 
 from protocol.frames import Figures
 
-MEMORY_EVERY: Final = 15
-"""Heartbeats between two looks at the memory: the kernel walks all pages for it."""
+MEMORY_EVERY: Final = 60
+"""Looks at the figures between two looks at the memory: the kernel walks all pages for it."""
+MEMORY_SETTLED: Final = 15
+"""By this look a young process has taken most of the memory that it needs."""
 
 
 class Gauges:
@@ -29,7 +31,7 @@ class Gauges:
 
     def figures(self) -> Figures:
         """The present figures."""
-        if self._beats % MEMORY_EVERY == 0:
+        if self._beats % MEMORY_EVERY == 0 or self._beats == MEMORY_SETTLED:
             self._pss_kib = proportional_kib("self")
         self._beats += 1
         usage = resource.getrusage(resource.RUSAGE_SELF)

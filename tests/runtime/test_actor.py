@@ -14,6 +14,7 @@ import msgpack
 import pytest
 import zmq
 
+from actors.runtime import actor
 from actors.runtime.actor import MAX_ASKERS, Outlet, Runtime
 from actors.runtime.channel import ChannelFull
 from protocol.codec import pack, unpack
@@ -115,6 +116,19 @@ def test_queue_depths_are_looked_at_for_each_heartbeat(run: Path) -> None:
 
     with born(run, main) as child:
         assert [child.hear(Heartbeat).figures.queues for _ in range(2)] == [{"outgoing": 3}, {"outgoing": 1}]
+
+
+def test_every_other_heartbeat_is_left_out_while_there_is_nothing_new(run: Path) -> None:
+    def main(runtime: Runtime, _: None) -> None:
+        looks = itertools.count()
+        runtime.gauges.queue("waiting", lambda: next(looks) // 4)
+        actor.HEARTBEAT_SECONDS = 0.05
+        runtime.serve()
+
+    with born(run, main) as child:
+        told = [child.hear(Heartbeat).figures.queues["waiting"] for _ in range(8)]
+    # What is new is told at once: the first look at 1, at 2, at 3; of the others each second one.
+    assert told == [0, 0, 0, 1, 1, 2, 2, 3]
 
 
 def test_actor_that_is_told_to_stop_finishes_in_order(run: Path) -> None:
@@ -279,7 +293,11 @@ def test_flood_from_one_neighbour_does_not_starve_another(run: Path, outside: Ou
 
 def test_flood_does_not_delay_heartbeats(run: Path, outside: Outside) -> None:
     def main(runtime: Runtime, _: None) -> None:
-        runtime.on(AskQueried, lambda *_: time.sleep(0.001))
+        def answer(_sender: bytes, _question: AskQueried) -> None:
+            runtime.counters["asked"] += 1
+            time.sleep(0.001)
+
+        runtime.on(AskQueried, answer)
         runtime.serve()
 
     with serving(run, main) as child:
