@@ -163,5 +163,4 @@ def _ends_of(connection: socket.socket) -> dict[str, Any]:
         # It is gone already, as the link will find.
         remote = None
     # A connection over datagrams moves to another address when its own goes.
-    local = connection.getsockname() if connection.type == socket.SOCK_STREAM else None
-    return {"family": int(connection.family), "local": local, "remote": remote}
+    return {"family": int(connection.family), "local": connection.getsockname(), "remote": remote}

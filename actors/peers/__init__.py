@@ -11,6 +11,7 @@ Dies      links stay; its successor is told which there are, finds added peers i
 
 from __future__ import annotations
 
+import functools
 import random
 import socket
 from dataclasses import replace
@@ -23,7 +24,8 @@ from actors.peers.accepting import Acceptor
 from actors.peers.config import PeersConfig
 from actors.peers.dialling import Dialler, Sockets, Then
 from actors.peers.discovery import Discovery
-from actors.peers.network import Network, address_text, local_of
+from actors.peers.ends import Ends
+from actors.peers.network import Network, address_text
 from actors.peers.quic_listener import BUSY, QuicListener, Stranger
 from actors.runtime.actor import Runtime
 from actors.runtime.answers import Answers, LongAnswer
@@ -67,6 +69,8 @@ from protocol.transports import HANDSHAKES
 
 HANDSHAKES_PER_SECOND: Final = 50
 """Of strangers: each costs a process."""
+MOVE_SECONDS: Final = 0.75
+"""A link that can move has so long for a new address to come; then another link does better."""
 LINES_PER_SECOND: Final = 5
 """About strangers who were refused."""
 _ANYWHERE: Final = SocketAddress(IPv4Address(0), 0)
@@ -115,10 +119,7 @@ class Peers:
             config.passwords,
         )
         self._callers = config.callers
-        self._locals: dict[int, LocalAddress] = {}
-        """Where this machine's end of each link is."""
-        self._remotes: dict[int, LocalAddress] = {}
-        """Where its other end is."""
+        self._ends = Ends()
         self._reached: dict[int, str] = {}
         """Where each link that we dialled leads."""
         runtime.on(AddPeer, self._on_add)
@@ -173,9 +174,8 @@ class Peers:
             self._passwords.keep(endpoint, target.login)
             self._table.add(endpoint, now, never=self._why_never(target))
         for link in config.kept:
-            for ends, name in ((self._locals, link.local), (self._remotes, link.remote)):
-                if name is not None and (end := local_of(link.family, name)) is not None:
-                    ends[link.number] = end
+            movable = link.outbound and Endpoint.parse(link.reached).protocol is Protocol.QUIC
+            self._ends.add(link.number, link.family, link.local, link.remote, movable=movable)
             found = link.outbound and _is_link_local(link.endpoint)
             if not self._table.kept(
                 link.endpoint, link.number, link.outbound, now, link.age, link.reached, discovered=found
@@ -233,21 +233,31 @@ class Peers:
 
     def _on_network(self, change: Change) -> None:
         self._discovery.look_on(self._network)
-        for link, local in list(self._locals.items()):
-            if local in change.lost:
-                self._counters["links.address_lost"] += 1
-                self._runtime.tell_supervisor(EndLink(link, f"this machine lost the address {address_text(local)}"))
-                del self._locals[link]
+        for link, address in self._ends.lost(change.lost):
+            if not self._ends.is_movable(link):
+                self._end_for_address(link, address)
+            else:
+                # It finds out by itself when it next sends, from wherever there is a way then.
+                self._counters["links.moving"] += 1
+                self._loop.call_after(MOVE_SECONDS, functools.partial(self._end_if_stuck, link, address))
         if change.gained and self._table.try_all(self._loop.now()):
             self._counters["dials.hurried"] += 1
         if change.gained:
             self._dialler.restart_slow()
             self._dial_due()
 
+    def _end_if_stuck(self, link: int, address: LocalAddress) -> None:
+        if self._ends.is_stuck(link):
+            self._end_for_address(link, address)
+
+    def _end_for_address(self, link: int, address: LocalAddress) -> None:
+        self._counters["links.address_lost"] += 1
+        self._runtime.tell_supervisor(EndLink(link, f"this machine lost the address {address_text(address)}"))
+
     # --- neighbours -------------------------------------------------------------------------------------------------
 
     def _is_connected_from(self, address: bytes, interface: int) -> bool:
-        return (address, interface) in self._remotes.values()
+        return self._ends.is_remote(address, interface)
 
     def _on_neighbour(self, endpoint: str) -> None:
         if self._is_connected_from(*_place_of(endpoint)):
@@ -375,11 +385,8 @@ class Peers:
         connection: socket.socket,
         opening: bytes = b"",
     ) -> None:
-        # QUIC moves to another address when its own goes; TCP can't.
-        local = connection.getsockname() if connection.type == socket.SOCK_STREAM else None
-        for ends, name in ((self._locals, local), (self._remotes, _peer_name(connection))):
-            if name is not None and (end := local_of(connection.family, name)) is not None:
-                ends[link] = end
+        local, remote = connection.getsockname(), _peer_name(connection)
+        self._ends.add(link, connection.family, local, remote, movable=outbound and transport is Protocol.QUIC)
         endpoint = self._reached.get(link, peer)
         message = SpawnLink(link, endpoint, outbound, transport, opening, peer)
         self._runtime.tell_supervisor(message, (connection.fileno(),))
@@ -388,8 +395,8 @@ class Peers:
         self._numbers.gone(message.link)
         if self._quic is not None:
             self._quic.link_gone(message.link)
-        for ends in (self._locals, self._remotes, self._reached):
-            ends.pop(message.link, None)
+        self._ends.forget(message.link)
+        self._reached.pop(message.link, None)
         shaken = self._handshakes.ended(message.link)
         if shaken is not None:
             self._handshake_failed(message.link, shaken, message.reason)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from tests.lab.namespaces import Lab
-from tests.lab.nodes import SeptateNode
+from tests.lab.namespaces import Lab, Switch
+from tests.lab.nodes import LISTEN_PORT, SeptateNode
 from tests.lab.ping import Pinger, ping_until_reply
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import WaitError, wait_until
 from tests.namespaces.networks import REACH_TIMEOUT
 from tests.namespaces.proxies import proxies, relay
 
 pytestmark = pytest.mark.namespaces
 
+TRANSPORTS = ("tcp", "quic", "tls")
 UNDER_TRAFFIC_SECONDS = 5.0
 IDLE_SECONDS = 15.0
 AT_ONCE_SECONDS = 1.5
-"""With the kernel's own second for a carrier that is gone."""
+"""With the kernel's own second for a carrier that is gone, and QUIC's for an address that may come."""
+KILLED_QUIC_SECONDS = 3.0
+LOOK_SECONDS = 0.5
+"""What it may take to ask all nodes, on a busy machine."""
+
+Probes = dict[str, Callable[[], bool]]
 
 
 def state(node: SeptateNode, where: str) -> str:
@@ -31,113 +39,195 @@ def state(node: SeptateNode, where: str) -> str:
     return "unknown"
 
 
-def alive(node: SeptateNode, where: str) -> Callable[[], bool]:
-    return lambda: state(node, where) == "alive"
-
-
-def not_alive(node: SeptateNode, where: str) -> Callable[[], bool]:
-    return lambda: state(node, where) not in ("alive", "unknown")
-
-
-def seconds_until(what: str, probe: Callable[[], bool], most: float) -> float:
-    begin = time.monotonic()
-    wait_until(what, probe, most + 3.0, interval=0.05)
-    return time.monotonic() - begin
-
-
 class Pair:
-    """Two nodes on one switch: unplugged, neither sees its carrier go."""
+    """Two nodes on one switch, the first of which dials the second."""
+
+    def __init__(self, lab: Lab, switch: Switch, transport: str) -> None:
+        self.transport = transport
+        left, right = lab.namespace(f"near-{transport}"), lab.namespace(f"far-{transport}")
+        self.near_address, self.far_address = switch.join(left), switch.join(right)
+        options: list[str] = []
+        if transport == "tls":
+            key_file = lab.folder / "network-key"
+            key_file.write_bytes(bytes(range(32)))
+            options = ["--network-name", "trouble", "--network-key-file", str(key_file)]
+        self.far = SeptateNode(lab, right, options=options).start()
+        endpoint = f"{transport}://{self.far_address}:{LISTEN_PORT}"
+        self.near = SeptateNode(lab, left, peers=[endpoint], options=options).start()
+
+    def near_is_connected(self) -> bool:
+        """As the one who dials sees it."""
+        return state(self.near, self.far_address) == "alive"
+
+    def far_is_connected(self) -> bool:
+        """As the one who listens sees it, who forgets callers that are gone."""
+        return state(self.far, self.near_address) == "alive"
+
+    def near_is_not(self) -> bool:
+        return state(self.near, self.far_address) not in ("alive", "unknown")
+
+    def far_is_not(self) -> bool:
+        return not self.far_is_connected()
+
+
+class Pairs:
+    """A pair for each transport, all on one switch: unplugged, neither end sees its carrier go."""
 
     def __init__(self, lab: Lab) -> None:
-        left, right = lab.namespace("near"), lab.namespace("far")
         self.switch = lab.switch()
-        self.near_address, self.far_address = self.switch.join(left), self.switch.join(right)
-        self.far = SeptateNode(lab, right).start()
-        self.near = SeptateNode(lab, left, peers=[self.far.endpoint(self.far_address)]).start()
-        self.near.wait_until_up()
-        self.far.wait_until_up()
+        self.all = tuple(Pair(lab, self.switch, transport) for transport in TRANSPORTS)
+        for pair in self.all:
+            pair.near.wait_until_up()
+            pair.far.wait_until_up()
         self.wait()
 
     def wait(self) -> None:
-        """Waits until they reach each other."""
-        ping_until_reply(self.near.namespace, self.far.address, REACH_TIMEOUT)
+        """Waits until all reach each other, both ways."""
+        pingers = [
+            Pinger(source.namespace, target.address, until_reply=REACH_TIMEOUT)
+            for pair in self.all
+            for source, target in ((pair.near, pair.far), (pair.far, pair.near))
+        ]
+        for pinger in pingers:
+            assert pinger.finish(REACH_TIMEOUT + 10.0).received
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[None]:
+        """A ping every 100 ms, both ways of each pair."""
+        ways = [(pair.near, pair.far) for pair in self.all] + [(pair.far, pair.near) for pair in self.all]
+        pingers = [Pinger(source.namespace, target.address, interval=0.1) for source, target in ways]
+        try:
+            yield
+        finally:
+            for pinger in pingers:
+                pinger.kill()
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """Between the ends of each pair nothing gets through, and nobody is told."""
+        for pair in self.all:
+            self.switch.unplug(pair.far.namespace)
+        try:
+            yield
+        finally:
+            for pair in self.all:
+                self.switch.plug(pair.far.namespace)
+
+
+def assert_within(seconds: float, what: str, probes: Probes) -> None:
+    """Every probe becomes true so soon from now on."""
+    begin, took = time.monotonic(), dict[str, float]()
+
+    def all_true() -> bool:
+        for name, probe in probes.items():
+            if name not in took and probe():
+                took[name] = round(time.monotonic() - begin, 2)
+        return len(took) == len(probes)
+
+    try:
+        wait_until(what, all_true, seconds + 3.0, interval=0.05)
+    except WaitError as error:
+        raise WaitError(f"{error}; not {sorted(probes.keys() - took.keys())}; others after {took}") from None
+    assert max(took.values()) <= seconds + LOOK_SECONDS, f"{what}: {took}"
 
 
 @pytest.fixture(scope="module")
-def pair(module_lab: Lab) -> Pair:
-    return Pair(module_lab)
+def pairs(module_lab: Lab) -> Pairs:
+    return Pairs(module_lab)
 
 
-def test_cable_cut_in_silence_is_noticed_under_traffic_and_mended_when_it_is_back(pair: Pair) -> None:
-    pair.wait()
-    pinger = Pinger(pair.near.namespace, pair.far.address, interval=0.1, count=400)
-    pair.switch.unplug(pair.far.namespace)
+def both_ends_notice(pairs: Pairs) -> Probes:
+    return {f"{pair.transport}, who dials": pair.near_is_not for pair in pairs.all} | {
+        f"{pair.transport}, who listens": pair.far_is_not for pair in pairs.all
+    }
+
+
+def test_cable_cut_in_silence_is_noticed_under_traffic_and_mended_when_it_is_back(pairs: Pairs) -> None:
+    pairs.wait()
+    with pairs.traffic(), pairs.cut():
+        assert_within(UNDER_TRAFFIC_SECONDS, "noticed", both_ends_notice(pairs))
+    pairs.wait()
+
+
+def test_cable_cut_in_silence_is_noticed_without_traffic(pairs: Pairs) -> None:
+    pairs.wait()
+    with pairs.cut():
+        assert_within(IDLE_SECONDS, "noticed", both_ends_notice(pairs))
+    pairs.wait()
+
+
+def test_interface_of_who_dials_that_goes_down_is_noticed_at_once_and_its_return_too(pairs: Pairs) -> None:
+    pairs.wait()
+    for pair in pairs.all:
+        pair.near.namespace.ip("link", "set", pairs.switch.device(), "down")
     try:
-        noticed = seconds_until("noticed", not_alive(pair.near, pair.far_address), UNDER_TRAFFIC_SECONDS)
+        assert_within(AT_ONCE_SECONDS, "noticed", {pair.transport: pair.near_is_not for pair in pairs.all})
     finally:
-        pair.switch.plug(pair.far.namespace)
-        pinger.stop()
-    assert noticed <= UNDER_TRAFFIC_SECONDS + 0.5
-    pair.wait()
+        for pair in pairs.all:
+            pair.near.namespace.ip("link", "set", pairs.switch.device(), "up")
+    assert_within(AT_ONCE_SECONDS, "mended", {pair.transport: pair.near_is_connected for pair in pairs.all})
 
 
-def test_cable_cut_in_silence_is_noticed_without_traffic(pair: Pair) -> None:
-    pair.wait()
-    pair.switch.unplug(pair.far.namespace)
+def test_interface_of_who_listens_that_goes_down_is_noticed_at_once(pairs: Pairs) -> None:
+    pairs.wait()
+    for pair in pairs.all:
+        pair.far.namespace.ip("link", "set", pairs.switch.device(), "down")
     try:
-        noticed = seconds_until("noticed", not_alive(pair.near, pair.far_address), IDLE_SECONDS)
+        assert_within(AT_ONCE_SECONDS, "noticed", {pair.transport: pair.far_is_not for pair in pairs.all})
     finally:
-        pair.switch.plug(pair.far.namespace)
-    assert noticed <= IDLE_SECONDS
-    pair.wait()
+        for pair in pairs.all:
+            pair.far.namespace.ip("link", "set", pairs.switch.device(), "up")
+    pairs.wait()
 
 
-def test_interface_that_goes_down_is_noticed_at_once_and_its_return_too(pair: Pair) -> None:
-    pair.wait()
-    device = pair.switch.device()
-    pair.near.namespace.ip("link", "set", device, "down")
+def test_changed_address_is_noticed_at_once(pairs: Pairs) -> None:
+    # A QUIC link goes on from the new one: tests/namespaces/test_quic.py.
+    changing = {f"10.78.{pairs.switch.number}.{77 + at}": pair for at, pair in enumerate(pairs.all) if at != 1}
+    assert "quic" not in {pair.transport for pair in changing.values()}
+    pairs.wait()
+    device = pairs.switch.device()
+    for pair in changing.values():
+        pair.near.namespace.ip("address", "del", f"{pair.near_address}/24", "dev", device)
     try:
-        noticed = seconds_until("noticed", not_alive(pair.near, pair.far_address), AT_ONCE_SECONDS)
+        assert_within(AT_ONCE_SECONDS, "noticed", {pair.transport: pair.near_is_not for pair in changing.values()})
+        for other, pair in changing.items():
+            pair.near.namespace.ip("address", "add", f"{other}/24", "dev", device)
+        assert_within(AT_ONCE_SECONDS, "mended", {pair.transport: pair.near_is_connected for pair in changing.values()})
+        for other, pair in changing.items():
+            wait_until(
+                "the far end sees the new one", partial(lambda *ends: state(*ends) == "alive", pair.far, other), 5
+            )
     finally:
-        pair.near.namespace.ip("link", "set", device, "up")
-    assert noticed <= AT_ONCE_SECONDS
-    mended = seconds_until("mended", alive(pair.near, pair.far_address), AT_ONCE_SECONDS)
-    assert mended <= AT_ONCE_SECONDS
+        for pair in changing.values():
+            pair.near.namespace.ip("address", "flush", "dev", device, "scope", "global")
+            pair.near.namespace.ip("address", "add", f"{pair.near_address}/24", "dev", device)
+    pairs.wait()
 
 
-def test_changed_address_is_noticed_at_once(pair: Pair) -> None:
-    pair.wait()
-    device, address = pair.switch.device(), pair.near_address
-    other = address.rsplit(".", 1)[0] + ".77"
-    pair.near.namespace.ip("address", "del", f"{address}/24", "dev", device)
-    try:
-        noticed = seconds_until("noticed", not_alive(pair.near, pair.far_address), AT_ONCE_SECONDS)
-        assert noticed <= AT_ONCE_SECONDS
-        pair.near.namespace.ip("address", "add", f"{other}/24", "dev", device)
-        assert seconds_until("mended", alive(pair.near, pair.far_address), AT_ONCE_SECONDS) <= AT_ONCE_SECONDS
-        wait_until("the far end sees the new one", alive(pair.far, other), 5.0)
-    finally:
-        pair.near.namespace.ip("address", "flush", "dev", device, "scope", "global")
-        pair.near.namespace.ip("address", "add", f"{address}/24", "dev", device)
-    pair.wait()
-
-
-def test_killed_peer_is_noticed_at_once_and_dialled_again(pair: Pair) -> None:
-    pair.wait()
-    pair.far.kill()
-    noticed = seconds_until("noticed", not_alive(pair.near, pair.far_address), AT_ONCE_SECONDS)
-    assert noticed <= AT_ONCE_SECONDS
-    pair.far.start()
-    pair.far.wait_until_up()
-    pair.wait()
+def test_killed_peer_is_noticed_at_once_and_dialled_again(pairs: Pairs) -> None:
+    pairs.wait()
+    by_quic = [pair for pair in pairs.all if pair.transport == "quic"]
+    with pairs.traffic():
+        for pair in pairs.all:
+            pair.far.kill()
+        others = {pair.transport: pair.near_is_not for pair in pairs.all if pair not in by_quic}
+        assert_within(AT_ONCE_SECONDS, "noticed", others)
+        # Its machine has nothing to tell us before we send.
+        assert_within(KILLED_QUIC_SECONDS, "noticed", {pair.transport: pair.near_is_not for pair in by_quic})
+    for pair in pairs.all:
+        pair.far.start()
+    for pair in pairs.all:
+        pair.far.wait_until_up()
+    pairs.wait()
 
 
 # --- names, proxies, callers ------------------------------------------------------------------------------------------
 
 
-def test_peer_by_name_and_peer_behind_a_proxy_are_reached(pair: Pair, lab: Lab) -> None:
+def test_peer_by_name_and_peer_behind_a_proxy_are_reached(pairs: Pairs, lab: Lab) -> None:
+    pair = pairs.all[0]
     third = lab.namespace("third")
-    address = pair.switch.join(third)
+    address = pairs.switch.join(third)
     heard = list[bytes]()
     with proxies(third, {1080: relay(third, pair.far_address, heard)}):
         # The system's own name for the machine; what is asked for behind the proxy is for the proxy to know.
@@ -151,9 +241,10 @@ def test_peer_by_name_and_peer_behind_a_proxy_are_reached(pair: Pair, lab: Lab) 
         node.stop()
 
 
-def test_caller_from_a_denied_prefix_is_not_let_in(pair: Pair, lab: Lab) -> None:
+def test_caller_from_a_denied_prefix_is_not_let_in(pairs: Pairs, lab: Lab) -> None:
+    pair = pairs.all[0]
     third = lab.namespace("strict")
-    address = pair.switch.join(third)
+    address = pairs.switch.join(third)
     strict = SeptateNode(lab, third, options=("--deny-peer", f"{pair.near_address}/32")).start()
     strict.wait_until_up()
     for place, may in ((pair.near.namespace, False), (pair.far.namespace, True)):

@@ -228,3 +228,19 @@ def test_transport_parameters_are_ours_where_they_have_to_be() -> None:
     made = replace_parameters(bytes.fromhex(RECORDED_PARAMETERS + "7127" + "02" + "4064"))
     # 1452 bytes of payload, five streams, none of one direction; the rest as it was, less a browser's own.
     assert made.hex() == "01048000ea600408ffffffffffffffff" + "030245ac" + "080105" + "090100"
+
+
+@pytest.mark.parametrize("asker", ["client", "server"])
+def test_ping_is_under_way_until_the_peer_acknowledges_it(pair: Pair, asker: str) -> None:
+    pair.exchange()
+    asks = pair.client if asker == "client" else pair.server
+    assert asks.in_flight == 0
+    asks.ping()
+    lost = asks.transmit(pair.now)
+    assert len(lost) == 1
+    assert asks.in_flight > 0
+    # It is asked again after a while, and answered.
+    pair.now += 5.0
+    asks.on_time(pair.now)
+    pair.exchange()
+    assert asks.in_flight == 0

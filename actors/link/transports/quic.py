@@ -27,6 +27,7 @@ from protocol.mycelium.endpoint import SocketAddress
 from protocol.mycelium.framing import DATA_HEADER, KIND_DATA, PACKET_HEADER
 from protocol.mycelium.resume import packet_end
 from protocol.quic.path_mtu import PathMtu
+from protocol.quic.vigil import ANSWER_SECONDS, Verdict, Vigil
 
 COST_IPV6: Final = 7
 COST_IPV4: Final = 12
@@ -79,7 +80,7 @@ class QuicTransport(Transport):
         self._reading = True
         self._waiting = self._closed = False
         self._end = ""
-        self._heard = self._loop.now()
+        self._vigil = Vigil(self._loop.now())
         self._timer: Timer | None = None
         self._deadline: Timer | None = None
         self._telling: Timer | None = None
@@ -89,6 +90,7 @@ class QuicTransport(Transport):
         self._will_due = 0.0
         self._addresses = {self._peer[:2]}
         """All that the peer has had."""
+        self._next_look: Timer | None = None
 
     def _describe(self, setup: Setup) -> tuple[str, int]:
         remote = SocketAddress.of_sockaddr(setup.connection.getpeername())
@@ -156,7 +158,7 @@ class QuicTransport(Transport):
         if self._closed:
             return
         self._closed = True
-        for timer in (self._timer, self._deadline, self._telling):
+        for timer in (self._timer, self._deadline, self._telling, self._next_look):
             if timer is not None:
                 timer.cancel()
         try:
@@ -185,9 +187,10 @@ class QuicTransport(Transport):
             self._feed(data, size, sender)
 
     def _feed(self, data: bytes, size: int, sender: Address) -> None:
-        self._heard = self._loop.now()
+        now = self._loop.now()
+        self._vigil.heard(now)
         try:
-            self._session.receive(data, size, sender, self._heard)
+            self._session.receive(data, size, sender, now)
         except QuicSessionError as error:
             self._counters["quic.failed"] += 1
             self._over(str(error))
@@ -197,7 +200,7 @@ class QuicTransport(Transport):
         self._counters["quic.refused"] += 1
         if not self.opened:
             self._over("Connection refused")
-        elif self._loop.now() - self._heard > REFUSED_SECONDS:
+        elif self._loop.now() - self._vigil.silent_since > REFUSED_SECONDS:
             self._over("connection lost: nobody listens there any more")
 
     def _proceed(self) -> None:
@@ -266,6 +269,7 @@ class QuicTransport(Transport):
                 # It began with what the kernel knows of the path, which need not be the truth.
                 session = self._session
                 self._path.begin(session.path_mtu, session.losses, session.round_trip, self._loop.now())
+            self._plan_look()
             self._owner.opened()
 
     def _receive_into(self, memory: memoryview) -> int:
@@ -342,6 +346,10 @@ class QuicTransport(Transport):
             self._over(str(error))
         except OSError as error:
             self._send_failed(error)
+        if not self._vigil.waits and not self._closed and self._session.in_flight:
+            self._vigil.asked(self._loop.now())
+            if self._next_look is not None and self._next_look.when > self._vigil.deadline:
+                self._plan_look()
 
     def _push(self) -> None:
         unsent, largest = self._unsent, self._session.path_mtu
@@ -478,6 +486,30 @@ class QuicTransport(Transport):
             except QuicSessionError as error:
                 self._over(str(error))
         self._proceed()
+
+    def _plan_look(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+        self._next_look = self._loop.call_at(self._vigil.deadline, self._look_for_life)
+
+    def _look_for_life(self) -> None:
+        now = self._loop.now()
+        match self._vigil.judge(now, listening=self._reading):
+            case Verdict.GIVE_UP:
+                self._counters["quic.silent"] += 1
+                self._over(f"connection lost: no answer for {ANSWER_SECONDS:g} s")
+            case Verdict.ASK:
+                self._counters["quic.asked"] += 1
+                self._vigil.asked(now)
+                try:
+                    self._session.ping()
+                except QuicSessionError as error:
+                    self._over(str(error))
+                self._proceed()
+            case Verdict.WAIT:
+                pass
+        if not self._closed:
+            self._plan_look()
 
     def _announce(self) -> None:
         """Tells the listener by which ids packets for us are known, should they come to it."""

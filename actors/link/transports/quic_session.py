@@ -251,6 +251,13 @@ class QuicSession:
         except QuicConnectionError as error:
             raise QuicSessionError(f"QUIC failed: {error}") from None
 
+    def ping(self) -> None:
+        """Asks the peer for an acknowledgement. Raises `QuicSessionError`."""
+        try:
+            self._quic.send_ping(0)
+        except QuicConnectionError as error:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
+
     @property
     def window(self) -> int:
         """Bytes that may be on their way at a time."""
@@ -262,6 +269,12 @@ class QuicSession:
         """Bytes that may be sent now besides those on their way; may be negative."""
         core = self._core
         return 0 if core is None else self.window - int(core.bytes_in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes on their way for which an acknowledgement is owed."""
+        core = self._core
+        return 0 if core is None else int(core.bytes_in_flight)
 
     @property
     def stream_backlog(self) -> int:
