@@ -118,7 +118,6 @@ class Peers:
             Then(self._dialled, self._connected, self._dial_failed, self._give_up_link),
             config.passwords,
         )
-        self._callers = config.callers
         self._ends = Ends()
         self._reached: dict[int, str] = {}
         """Where each link that we dialled leads."""
@@ -141,6 +140,7 @@ class Peers:
                 self._quic = QuicListener(
                     runtime,
                     listener.descriptor,
+                    admits=lambda remote: config.callers.admit(remote.host),
                     is_busy=lambda: self._handshakes.of_strangers + len(self._strangers) >= BUSY,
                     may_begin=self._may_begin,
                     begin=self._open_for,
@@ -305,9 +305,6 @@ class Peers:
     # --- QUIC ---------------------------------------------------------------------------------------------------------
 
     def _may_begin(self, remote: SocketAddress) -> bool:
-        if not self._callers.admit(remote.host):
-            self._counters["accepts.not_allowed"] += 1
-            return False
         return self._may_shake_hands(str(Endpoint(Protocol.QUIC, remote)))
 
     def _open_for(self, stranger: Stranger) -> None:

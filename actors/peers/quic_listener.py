@@ -50,11 +50,15 @@ class QuicListener:
         runtime: Runtime,
         descriptor: int,
         *,
+        admits: Callable[[SocketAddress], bool],
         is_busy: Callable[[], bool],
         may_begin: Callable[[SocketAddress], bool],
         begin: Callable[[Stranger], None],
     ) -> None:
-        """`begin(stranger)` makes a link for whom `may_begin(remote)` lets in; `is_busy`: too many do so already."""
+        """`admits(remote)`: whether anybody there may call at all; who may not gets no answer.
+
+        `begin(stranger)` makes a link for whom `may_begin(remote)` lets in; `is_busy`: too many do so already.
+        """
         self._runtime = runtime
         self._counters = runtime.counters
         self._loop = runtime.loop
@@ -65,6 +69,7 @@ class QuicListener:
         self._senders: dict[int, bytes] = {}
         self._addresses: dict[int, Stranger] = {}
         self._replies = Budget(REPLIES_PER_SECOND)
+        self._admits = admits
         self._is_busy = is_busy
         self._may_begin = may_begin
         self._begin = begin
@@ -112,6 +117,9 @@ class QuicListener:
             self._look_at(datagram, SocketAddress.of_sockaddr(sender), ancillary)
 
     def _look_at(self, datagram: bytes, remote: SocketAddress, ancillary: list[tuple[int, int, bytes]]) -> None:
+        if not self._admits(remote):
+            self._counters["accepts.not_allowed"] += 1
+            return
         client, now = str(remote).encode(), self._loop.now()
         found = self._door.receive(datagram, client, now, os.urandom(RANDOM_BYTES), busy=self._is_busy())
         match found:

@@ -18,8 +18,8 @@ SUCCESS: Final = b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
 
 
 @contextlib.contextmanager
-def proxies(namespace: Namespace, scripts: dict[int, Script]) -> Iterator[None]:
-    """A proxy on each of these ports of the namespace's loopback."""
+def proxies(namespace: Namespace, scripts: dict[int, Script], *, address: str = "127.0.0.1") -> Iterator[None]:
+    """A proxy on each of these ports of an address of the namespace."""
     listeners, guests, threads = [], list[socket.socket](), []
 
     def serve(listener: socket.socket, script: Script) -> None:
@@ -36,7 +36,7 @@ def proxies(namespace: Namespace, scripts: dict[int, Script]) -> Iterator[None]:
     for port, script in scripts.items():
         listener = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((address, port))
         listener.listen()
         listeners.append(listener)
         threads.append(threading.Thread(target=serve, args=(listener, script)))

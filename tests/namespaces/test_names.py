@@ -87,32 +87,21 @@ def test_address_where_the_tls_handshake_fails_lets_the_next_one_have_its_turn(l
         node.stop()
 
 
-def test_name_with_a_thousand_addresses_is_a_few_tries(lab: Lab) -> None:
+def test_name_with_a_thousand_addresses_is_a_few_tries_and_one_without_any_is_named(lab: Lab) -> None:
     near = lab.namespace("near")
     # Of both families, and nobody at any of them: so much does not fit a datagram, and is asked for over TCP.
     places = [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(MANY // 2)]
     places += [f"2001:db8::{number:x}" for number in range(MANY // 2)]
-    with name_server(near, HERE, {"many.test": places}, [near], lab.folder) as server:
-        options = ("--named-peer", "tcp://many.test:9", "--named-peer", "quic://many.test:9")
-        node = SeptateNode(lab, near, options=options).start()
+    with name_server(near, HERE, {"many.test": places, "empty.test": []}, [near], lab.folder) as server:
+        names = ("tcp://many.test:9", "quic://many.test:9", "tcp://nobody.test:9", "quic://empty.test:9")
+        node = SeptateNode(lab, near, options=[word for name in names for word in ("--named-peer", name)]).start()
         node.wait_until_up()
-        wait_until("both say why", lambda: all(row["reason"] for row in rows(node)), AT_ONCE)
-        assert {row["endpoint"]: row["reason"] for row in rows(node)}["tcp://many.test:9"] == (
-            "Connection refused; Network is unreachable"
-        )
+        wait_until("all say why", lambda: all(row["reason"] for row in rows(node)), AT_ONCE)
+        reasons = {row["endpoint"]: row["reason"] for row in rows(node)}
+        assert reasons["tcp://many.test:9"] == "Connection refused; Network is unreachable"
+        assert reasons["tcp://nobody.test:9"].startswith("cannot look up nobody.test: ")
+        assert reasons["quic://empty.test:9"].startswith("cannot look up empty.test: ")
         wait_for_counter(node, "peers", "lookups.addresses_over_limit", 2 * (MANY - 8))
         assert ("many.test", 1, "tcp") in server.asked
         assert links(node) <= 8
-        node.stop()
-
-
-def test_name_that_nobody_knows_is_named(lab: Lab) -> None:
-    near = lab.namespace("near")
-    with name_server(near, HERE, {"empty.test": []}, [near], lab.folder):
-        options = ("--named-peer", "tcp://nobody.test:9", "--named-peer", "quic://empty.test:9")
-        node = SeptateNode(lab, near, options=options).start()
-        node.wait_until_up()
-        wait_until("both say why", lambda: all(row["reason"] for row in rows(node)), AT_ONCE)
-        for row in rows(node):
-            assert row["reason"].startswith("cannot look up ")
         node.stop()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 from typing import Any
 
 import pytest
 
+from protocol.mycelium.discovery import BEACON_BYTES
 from tests.lab.flow import start_receiver, start_sender
 from tests.lab.namespaces import Lab, Namespace, Switch, stop_process
 from tests.lab.nodes import MyceliumNode, SeptateNode, _HttpNode
@@ -20,6 +22,8 @@ pytestmark = pytest.mark.namespaces
 
 OURS = "/api/v1/septate/peers"
 FLOW_BYTES = 150_000_000
+FUZZED = 200
+BURST = 100
 FOUND_SECONDS = 25.0
 """Duplicate address detection, a beacon, the reference's round of 5 s."""
 
@@ -119,9 +123,16 @@ def test_beacons_that_are_none_are_counted_and_a_flood_of_them_is_bounded(lab: L
         group = ("ff02::cafe", 9650, 0, index)
         for number in range(100):
             sender.sendto(b"mycelium" + struct.pack("!H", 9651) + bytes((number,)) * 32 + bytes(8), group)
-        sender.sendto(b"mycelium", group)
-        sender.sendto(b"", group)
-    wait_until("all are counted", lambda: counter(node, "discovery.malformed") == 2, 10.0)
+        source = random.Random(11)
+        for number in range(FUZZED):
+            # The right beginning of what is too short, and wrong ones of any length up to twice that of a beacon.
+            beginning, most = ((b"mycelium", BEACON_BYTES), (b"mycelion", 101), (b"", 101))[number % 3]
+            sender.sendto((beginning + source.randbytes(100))[: number % most], group)
+            if number % BURST == BURST - 1:
+                # No more at a time than the socket has room for.
+                count = number + 1
+                wait_until("they are counted", lambda count=count: counter(node, "discovery.malformed") == count, 10.0)
+    assert counter(node, "discovery.malformed") == FUZZED
     assert counter(node, "discovery.new") == 16
     assert counter(node, "discovery.too_many") == 84
     wait_until("those that don't exist are forgotten", lambda: not listed(node), 30.0)

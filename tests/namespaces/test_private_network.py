@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -22,9 +20,6 @@ pytestmark = [pytest.mark.namespaces]
 FLOW_BYTES: Final = 20_000_000
 NAME: Final = "garden of föhn"
 PATIENCE: Final = 20.0
-HALF_OPEN: Final = 2000
-BEGINNING_OF_A_RECORD: Final = bytes.fromhex("1603010200") + bytes(16)
-"""Of 512 bytes, which never come."""
 
 Join = Callable[..., Node]
 
@@ -135,19 +130,6 @@ def test_private_node_dials_no_public_one(join: Join) -> None:
     dialler = join(SeptateNode, "dials", listener)
     wait_for_line(dialler, "cannot connect; will go on trying", "is it in a private network?")
     assert listener.count_links() == 0
-
-
-def test_thousands_of_half_open_handshakes_keep_nobody_out(join: Join) -> None:
-    listener = join(SeptateNode, "listens")
-    stranger = listener.lab.namespace("stranger")
-    wire = listener.lab.wire(stranger, listener.namespace)
-    with contextlib.ExitStack() as held:
-        for _ in range(HALF_OPEN):
-            connection = held.enter_context(stranger.socket(socket.AF_INET, socket.SOCK_STREAM))
-            connection.connect((wire.right_address, LISTEN_PORT))
-            connection.send(BEGINNING_OF_A_RECORD)
-        # Not by a ping, whose tool counts descriptors only up to 1024.
-        join(SeptateNode, "dials", listener).wait_for_links(1)
 
 
 @pytest.mark.mycelium

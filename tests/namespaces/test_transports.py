@@ -10,6 +10,7 @@ from tests.lab.flow import transfer
 from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
 from tests.lab.ping import ping, ping_until_reply
+from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT
 from tests.namespaces.processes import find_process, kill_process
 
@@ -74,3 +75,23 @@ def test_socket_of_a_killed_node_gives_way_to_its_successor(by_unix: tuple[Septa
     listener.kill()
     listener.start().wait_until_up()
     reach_each_other(dialler, listener)
+
+
+# --- vsock ------------------------------------------------------------------------------------------------------------
+
+
+def test_vsock_that_leads_nowhere_is_named_and_the_rest_of_the_node_goes_on(lab: Lab) -> None:
+    place = lab.namespace("alone")
+    # A machine that doesn't exist. Without vsock in the kernel the listener is not there either.
+    node = SeptateNode(lab, place, peers=["vsock://4000000000:9651"], options=["--vsock-listen-port", "31998"]).start()
+    node.wait_until_up()
+
+    def reason() -> str:
+        (row,) = node.api.get("/api/v1/septate/peers")
+        return str(row["reason"])
+
+    named = wait_until("the reason", reason, 15.0)
+    assert named.startswith(
+        ("cannot open a socket (vsock): ", "Connection ", "No such device", "No route", "Network is")
+    )
+    assert place.run([node.program, "peers", "list"]).returncode == 0

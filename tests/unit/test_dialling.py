@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -204,6 +205,11 @@ def test_any_bytes_of_a_proxy_are_an_answer_or_the_one_error(data: bytes, login:
 # --- callers ----------------------------------------------------------------------------------------------------------
 
 
+def _networks(address: IPv4Address | IPv6Address) -> st.SearchStrategy[IPv4Network | IPv6Network]:
+    """Prefixes that the address lies in."""
+    return st.integers(0, address.max_prefixlen).map(lambda length: ip_network((address, length), strict=False))
+
+
 @pytest.mark.parametrize(
     ("allowed", "denied", "caller", "may"),
     [
@@ -222,6 +228,23 @@ def test_caller_is_judged_by_his_prefix(
     allowed: tuple[str, ...], denied: tuple[str, ...], caller: str, may: bool
 ) -> None:
     assert Callers.parse(allowed, denied).admit(ip_address(caller)) is may
+
+
+@given(
+    st.lists(st.ip_addresses().flatmap(_networks), max_size=8),
+    st.lists(st.ip_addresses().flatmap(_networks), max_size=8),
+    st.ip_addresses(),
+)
+def test_any_caller_is_judged_as_by_looking_at_each_prefix(
+    allowed: list[Any], denied: list[Any], caller: IPv4Address | IPv6Address
+) -> None:
+    plain = getattr(caller, "ipv4_mapped", None) or caller
+    for near in (plain, *(network.network_address for network in (*allowed, *denied))):
+        may = not any(near in prefix for prefix in denied) and (
+            not allowed or any(near in prefix for prefix in allowed)
+        )
+        if getattr(near, "ipv4_mapped", None) is None:
+            assert Callers(tuple(allowed), tuple(denied)).admit(near) is may
 
 
 def test_prefix_that_is_none_is_refused_with_the_form() -> None:

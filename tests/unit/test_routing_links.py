@@ -6,6 +6,7 @@ import pytest
 
 from protocol.frames import RouteState
 from protocol.mycelium.routing.events import LinkDead, RouteChanged, Saved, Send
+from protocol.mycelium.routing.links import SELF_MOST_PATIENCE, SELF_PATIENCE
 from protocol.mycelium.routing.state import LinkCost
 from protocol.mycelium.tlv import Hello, Ihu, RouteRequest, SeqnoRequest, Update
 from tests.unit.router_rig import FRESH_COST, INFINITE, ME, Owner, Rig, hellos
@@ -383,6 +384,52 @@ def test_a_link_that_is_silent_and_probed_is_reported_dead_once() -> None:
     rig.router.handle_timer(rig.now)
 
     assert rig.take_dead() == [1]
+
+
+def test_both_ends_of_a_connection_to_oneself_are_seen_before_they_are_ended_together() -> None:
+    rig = Rig.make(links=3)
+    rig.hear(1, ME.update())
+    rig.wait(SELF_PATIENCE / 2)
+    rig.hear(2, ME.update())
+    rig.hear(2, ME.update())
+    assert rig.take_dead() == []
+
+    rig.wait(SELF_PATIENCE - 0.01)
+    assert rig.take_dead() == []
+    rig.wait(0.01)
+
+    assert sorted(rig.take_dead()) == [1, 2]
+    rig.wait(5.0)
+    assert rig.take_dead() == []
+
+
+def test_connections_to_oneself_that_come_and_come_do_not_keep_each_other() -> None:
+    links = int(2 * SELF_MOST_PATIENCE / SELF_PATIENCE) + 2
+    rig = Rig.make(links=links)
+    ended: list[int] = []
+    for link in range(1, links + 1):
+        rig.hear(link, ME.update())
+        rig.wait(SELF_PATIENCE / 2)
+        ended += rig.take_dead()
+    assert ended[0] == 1
+    assert len(ended) == SELF_MOST_PATIENCE / (SELF_PATIENCE / 2)
+
+
+def test_end_of_a_connection_to_oneself_that_goes_by_itself_is_not_reported() -> None:
+    rig = Rig.make(links=1)
+    rig.hear(1, ME.update())
+    rig.down(1)
+    rig.wait(5.0)
+    assert rig.take_dead() == []
+
+
+@pytest.mark.parametrize("metric", [1, 0xFFFF])
+def test_own_prefix_from_a_neighbour_who_only_passes_it_on_ends_nothing(metric: int) -> None:
+    rig = Rig.make(links=1)
+    rig.hear(1, ME.update(metric=metric))
+    rig.hear(1, ME.restarted().update())
+    rig.wait(5.0)
+    assert rig.take_dead() == []
 
 
 def test_two_connections_to_one_neighbour_are_two_routes() -> None:

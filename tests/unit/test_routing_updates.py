@@ -565,16 +565,3 @@ def test_of_two_links_to_the_owner_the_one_in_use_is_kept_unless_the_other_is_cl
     rig.up(3, 9)
     rig.hear(3, ANNA.update(metric=0))
     assert rig.selected_link(ANNA.prefix) == 3, "cheaper by eleven"
-
-
-def test_link_that_leads_to_this_node_itself_is_ended() -> None:
-    rig = Rig.make(links=2)
-    rig.hear(1, ME.update(metric=0))
-    rig.hear(2, ME.update(metric=1))
-    assert rig.take_dead() == [1]
-
-
-def test_another_process_with_our_key_is_no_link_to_ourselves() -> None:
-    rig = Rig.make(links=1)
-    rig.hear(1, ME.restarted().update(metric=0))
-    assert rig.take_dead() == []

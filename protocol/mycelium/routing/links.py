@@ -13,6 +13,7 @@ from typing import Final
 from protocol.mycelium.routing.arithmetic import METRIC_LARGEST_FINITE, smoothed_cost
 from protocol.mycelium.routing.deadlines import Tick
 from protocol.mycelium.tlv import METRIC_INFINITE, Hello
+from protocol.peering import LEADS_TO_SELF
 
 INITIAL_COST: Final = 1000
 HELLO_PERIOD: Final = 20.0
@@ -25,6 +26,12 @@ PROBE_PATIENCE: Final = 2.0
 """Seconds that a probed link has for its IHU (wire spec 7.17)."""
 PROBE_PAUSE: Final = 10.0
 """Seconds between two probes of one link, so that a neighbour can't make us flood another with Hellos."""
+SELF_PATIENCE: Final = 0.5
+"""Seconds without another link that leads to this node itself, after which all that do are ended. For the other end of
+each is a link of ours, too; known for one it ends for the same reason, where it would dial again if it only saw the
+connection close."""
+SELF_MOST_PATIENCE: Final = 2.0
+"""Seconds after the first one, whatever others come."""
 
 _MAX_SAMPLE_MS: Final = 0xFFFF
 _SEQNO_SPACE: Final = 1 << 16
@@ -74,6 +81,8 @@ class Links:
         self._liveness_tick = Tick(LIVENESS_PERIOD, now)
         self._probed: dict[int, float] = {}
         """Link → when a probe was sent that has had no answer yet."""
+        self._to_self: dict[int, float] = {}
+        """Link that leads to this node itself → since when that is known."""
         self.everyone: frozenset[int] = frozenset()
         """The ids of all links: one object until a link comes or goes, so that request caches can share it."""
 
@@ -113,6 +122,7 @@ class Links:
         """Takes a link out, if it is up."""
         self._known_costs.pop(link, None)
         self._probed.pop(link, None)
+        self._to_self.pop(link, None)
         gone = self._links.pop(link, None)
         if gone is not None:
             self.everyone = frozenset(self._links)
@@ -140,6 +150,10 @@ class Links:
         self._probed[link.id] = now
         return True
 
+    def leads_to_self(self, link: Link, now: float) -> None:
+        """Our own announcement came back over this link: it is `dead` in a moment."""
+        self._to_self.setdefault(link.id, now)
+
     def hello_due(self, now: float) -> bool:
         """Whether it is time for a Hello to every link."""
         return bool(self._links) and self._hello_tick.passed(now)
@@ -157,6 +171,9 @@ class Links:
             if now >= probed + PROBE_PATIENCE and probed_link not in silent:
                 reason = f"its node came back over another link, and no IHU within {PROBE_PATIENCE:.0f} s of a Hello"
                 found.append((probed_link, f"{reason} (wire spec 7.17)"))
+                silent.add(probed_link)
+        if self._to_self and now >= self._selves_end():
+            found += [(link, f"ended: {LEADS_TO_SELF}") for link in self._to_self if link not in silent]
         return found
 
     def next_deadline(self) -> float | None:
@@ -166,7 +183,13 @@ class Links:
         deadline = min(self._hello_tick.next, self._liveness_tick.next)
         for probed in self._probed.values():
             deadline = min(deadline, probed + PROBE_PATIENCE)
+        if self._to_self:
+            deadline = min(deadline, self._selves_end())
         return deadline
+
+    def _selves_end(self) -> float:
+        known = self._to_self.values()
+        return min(max(known) + SELF_PATIENCE, min(known) + SELF_MOST_PATIENCE)
 
     def _skip_idle_ticks(self, now: float) -> None:
         self._hello_tick.passed(now)

@@ -11,14 +11,13 @@ from protocol.mycelium.identity import address_of, router_id_key
 from protocol.mycelium.routing.announcements import Announcer
 from protocol.mycelium.routing.arithmetic import add_metric, hold_time
 from protocol.mycelium.routing.core import Core
-from protocol.mycelium.routing.events import LinkDead, Send
+from protocol.mycelium.routing.events import Send
 from protocol.mycelium.routing.links import Link
 from protocol.mycelium.routing.resolution import Resolution
 from protocol.mycelium.routing.routes import Destination, EntryState, Happening, RouteEntry
 from protocol.mycelium.routing.selection import Cause, Chosen, Selection
 from protocol.mycelium.routing.starvation import Starvation
 from protocol.mycelium.tlv import METRIC_INFINITE, UPDATE_FLAG_CLEAN, Update
-from protocol.peering import LEADS_TO_SELF
 from protocol.prefix import OVERLAY, SUBNET_BITS, Prefix
 
 
@@ -44,7 +43,7 @@ class Updates:
         if core.own.prefix.covers(prefix):
             if update.router_id == core.own.router_id and update.metric == 0:
                 # Only a prefix's owner announces it at no cost, and only this process has this router-id.
-                core.events.append(LinkDead(link.id, f"ended: {LEADS_TO_SELF}"))
+                core.links.leads_to_self(link, now)
             return
         known = core.table.find(prefix)
         if known is None:
