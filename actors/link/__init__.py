@@ -175,9 +175,8 @@ class Host:
             link.introduce()
 
     def _each_second(self) -> None:
-        for link in self._links.values():
-            link.incoming.next_second()
-            link.outgoing.expire()
+        for link in list(self._links.values()):
+            link.each_second()
             if link.unreported > QUIET_OCTETS:
                 link.report_traffic()
 
@@ -272,6 +271,12 @@ class Link:
     def forwarded(self, datagram: bytes, sender: Address) -> None:
         """A listener got what is for this link."""
         self._transport.forwarded(datagram, sender)
+
+    def each_second(self) -> None:
+        """A second has passed."""
+        self.incoming.next_second()
+        self.outgoing.expire()
+        self._transport.each_second()
 
     def room(self) -> None:
         """The transport takes more."""

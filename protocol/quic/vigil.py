@@ -9,10 +9,13 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-ANSWER_SECONDS: Final = 4.5
-"""Who leaves something unanswered for so long is gone, as with TCP (`actors/peers/network.py`)."""
-QUIET_SECONDS: Final = 6.0
-"""Who was not heard for so long, though we wanted nothing of it, is asked: an idle path is dead after 10.5 s."""
+SILENT_SECONDS: Final = 4.5
+"""Who was not heard for so long, though asked, is gone: much as with TCP (`actors/link/transports/tcp.py`)."""
+QUIET_SECONDS: Final = 2.0
+"""Who was not heard for so long is asked, though we want nothing of it. So both ends of a dead path notice at about the
+same time, whichever of them had something to send."""
+ANSWER_SECONDS: Final = 2.0
+"""Whoever is asked has at least so long to answer."""
 
 
 class Verdict(enum.Enum):
@@ -46,7 +49,9 @@ class Vigil:
     @property
     def deadline(self) -> float:
         """When `judge` has something to say, unless something is heard or asked before."""
-        return self._asked + ANSWER_SECONDS if self._asked else self._heard + QUIET_SECONDS
+        if self._asked:
+            return max(self._heard + SILENT_SECONDS, self._asked + ANSWER_SECONDS)
+        return self._heard + QUIET_SECONDS
 
     def heard(self, now: float) -> None:
         """The peer sent something."""

@@ -54,10 +54,10 @@ def blocks(total: int, size: int) -> Iterator[bytes]:
         yield bytes(template[: min(size, total - number * size)])
 
 
-def send_tcp(address: str, port: int, total: int) -> FlowReport:
+def send_tcp(address: str, port: int, total: int, pause: float) -> FlowReport:
     """Sends `total` bytes over TCP, or what SIGTERM leaves of them, and waits until the receiver has closed.
 
-    So everything is known to be there.
+    So everything is known to be there. `pause` are the seconds between two blocks.
     """
     digest = hashlib.sha256()
     told: list[int] = []
@@ -71,6 +71,7 @@ def send_tcp(address: str, port: int, total: int) -> FlowReport:
             digest.update(block)
             stream.sendall(block)
             sent += len(block)
+            time.sleep(pause)
         stream.shutdown(socket.SHUT_WR)
         stream.recv(1)
         return FlowReport(sent, time.monotonic() - begin, 0, digest.hexdigest())
@@ -171,9 +172,10 @@ def start_sender(
     udp: bool = False,
     size: int = 1200,
     rate: float = 1000,
+    pause: float = 0.0,
 ) -> "subprocess.Popen[bytes]":
     """Starts sending `total` bytes from `namespace`; the report comes on the process's output."""
-    options = ["--udp", f"--size={size}", f"--rate={rate}"] if udp else []
+    options = ["--udp", f"--size={size}", f"--rate={rate}"] if udp else [f"--pause={pause}"]
     return namespace.start_tool("tests.lab.flow", "send", address, str(port), f"--bytes={total}", *options)
 
 
@@ -221,13 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     send.add_argument("--udp", action="store_true")
     send.add_argument("--size", type=int, default=1200, help="payload bytes of a datagram")
     send.add_argument("--rate", type=float, default=1000.0, help="datagrams per second")
+    send.add_argument("--pause", type=float, default=0.0, help="seconds between blocks of TCP")
     given = parser.parse_args(arguments)
     if given.role == "receive":
         report = _receive(given.udp, given.timeout)
     elif given.udp:
         report = send_udp(given.address, given.port, given.total, given.size, given.rate)
     else:
-        report = send_tcp(given.address, given.port, given.total)
+        report = send_tcp(given.address, given.port, given.total, given.pause)
     print(json.dumps(asdict(report)), flush=True)
     return 0
 

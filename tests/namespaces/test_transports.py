@@ -17,6 +17,7 @@ from tests.namespaces.processes import find_process, kill_process
 pytestmark = [pytest.mark.namespaces]
 
 FLOW_BYTES: Final = 20_000_000
+AT_ONCE_SECONDS: Final = 1.5
 
 
 def reach_each_other(one: SeptateNode, other: SeptateNode) -> None:
@@ -70,9 +71,12 @@ def test_unix_link_is_made_again_when_its_process_is_killed(by_unix: tuple[Septa
     assert ping(dialler.namespace, listener.address).lost == 0
 
 
-def test_socket_of_a_killed_node_gives_way_to_its_successor(by_unix: tuple[SeptateNode, SeptateNode]) -> None:
+def test_killed_node_is_noticed_at_once_and_its_socket_gives_way_to_its_successor(
+    by_unix: tuple[SeptateNode, SeptateNode],
+) -> None:
     listener, dialler = by_unix
     listener.kill()
+    wait_until("the dialler notices", lambda: dialler.count_links() == 0, AT_ONCE_SECONDS)
     listener.start().wait_until_up()
     reach_each_other(dialler, listener)
 

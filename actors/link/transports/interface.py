@@ -113,6 +113,10 @@ class Transport:
         """A listener got this, which is for us. Only transports that announce themselves to one are told."""
         raise NotImplementedError
 
+    def each_second(self) -> None:
+        """Called each second: to find a silence that nothing else tells of."""
+        return
+
     def close(self) -> None:
         """Lets go of the socket."""
         self._socket.close()

@@ -27,7 +27,7 @@ from protocol.mycelium.endpoint import SocketAddress
 from protocol.mycelium.framing import DATA_HEADER, KIND_DATA, PACKET_HEADER
 from protocol.mycelium.resume import packet_end
 from protocol.quic.path_mtu import PathMtu
-from protocol.quic.vigil import ANSWER_SECONDS, Verdict, Vigil
+from protocol.quic.vigil import SILENT_SECONDS, Verdict, Vigil
 
 COST_IPV6: Final = 7
 COST_IPV4: Final = 12
@@ -497,7 +497,7 @@ class QuicTransport(Transport):
         match self._vigil.judge(now, listening=self._reading):
             case Verdict.GIVE_UP:
                 self._counters["quic.silent"] += 1
-                self._over(f"connection lost: no answer for {ANSWER_SECONDS:g} s")
+                self._over(f"connection lost: nothing heard for {SILENT_SECONDS:g} s")
             case Verdict.ASK:
                 self._counters["quic.asked"] += 1
                 self._vigil.asked(now)

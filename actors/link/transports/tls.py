@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actors.link.transports.interface import Setup, Transport, TransportError
-from actors.link.transports.tcp import describe, tune
+from actors.link.transports.tcp import describe, tune, why_silent
 from actors.runtime import psk
 from actors.runtime.loop import READABLE, WRITABLE, Timer
 
@@ -80,6 +80,12 @@ class TlsTransport(Transport):
             broken = f"connection lost: {error.strerror}"
             self._owner.end(broken if self.opened else f"{broken}; {_CLOSED}")
         self._owner.poll()
+
+    def each_second(self) -> None:
+        """See `Transport`."""
+        reason = why_silent(self._socket) if self.opened else ""
+        if reason:
+            self._owner.end(reason)
 
     def close(self) -> None:
         """See `Transport`."""
