@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from bench.links import throughput
+from bench.links import crowded, failover, memory, opening, throughput
 from bench.links.meeting import PAIRS, TRANSPORTS, Choice
 from bench.measure_throughput import missing_tool
 from tests.lab import namespaces
@@ -15,6 +15,10 @@ from tests.lab.sandbox import enter_if_unprivileged
 
 SECTIONS: Final[Mapping[str, Callable[[Choice], None]]] = {
     "throughput": throughput.report,
+    "opening": opening.report,
+    "failover": failover.report,
+    "memory": memory.report,
+    "crowd": crowded.report,
 }
 
 

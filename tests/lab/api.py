@@ -62,14 +62,14 @@ class Api:
         return json.loads(body) if status == 200 else None
 
 
-def ask_admin_socket(path: str, request: str) -> Any:
+def ask_admin_socket(path: str, request: str, **arguments: str) -> Any:
     """The response of a Yggdrasil admin socket (Unix, at `path`) to `request`, or None without a successful answer."""
     answer = b""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
         stream.settimeout(REQUEST_TIMEOUT)
         try:
             stream.connect(path)
-            stream.sendall(json.dumps({"request": request}).encode())
+            stream.sendall(json.dumps({"request": request, "arguments": arguments}).encode())
             while part := stream.recv(65536):
                 answer += part
         except OSError:

@@ -87,6 +87,10 @@ class Node(ABC):
     def count_links(self) -> int:
         """How many peer links are up, 0 when the node doesn't answer."""
 
+    @abstractmethod
+    def add_peer(self, endpoint: str) -> None:
+        """Tells the running node to dial `endpoint`. Raises LabError when it refuses."""
+
     @property
     def program(self) -> str:
         """The path of the program."""
@@ -207,6 +211,12 @@ class _HttpNode(Node):
         """The peers that are alive, from `/api/v1/admin/peers`."""
         peers = self.api.get("/api/v1/admin/peers") or []
         return sum(peer["connectionState"] == "alive" for peer in peers)
+
+    def add_peer(self, endpoint: str) -> None:
+        """By the API."""
+        status, body = self.api.request("POST", "/api/v1/admin/peers", {"endpoint": endpoint})
+        if status >= 300:
+            raise LabError(f"{self}: cannot add {endpoint}: {status} {body.decode(errors='replace')}")
 
 
 class MyceliumNode(_HttpNode):
@@ -347,3 +357,8 @@ class YggdrasilNode(Node):
         """The entries of `getpeers`."""
         known = ask_admin_socket(self._admin_path, "getpeers")
         return 0 if known is None else len(known["peers"])
+
+    def add_peer(self, endpoint: str) -> None:
+        """By the admin socket."""
+        if ask_admin_socket(self._admin_path, "addpeer", uri=endpoint) is None:
+            raise LabError(f"{self}: cannot add {endpoint}")
