@@ -195,36 +195,43 @@ class Incoming:
         self._exchange.arena.close(self._slot)
         self._slot, self._decoder = -1, None
 
-    def _route(self, decoder: StreamDecoder, cuts: list[tuple[int, int, int]]) -> None:
+    def _route(self, decoder: StreamDecoder, cuts: list[tuple[int, int, int, int]]) -> None:
         view, flows = decoder.view, self._flows
         runs = Runs()
         seen: list[bytes] | None = [] if self._runtime.watched(PacketsSeen) else None
         control = bytearray()
-        for kind, start, end in cuts:
+        for kind, start, end, count in cuts:
             if kind == KIND_CONTROL:
                 self._on_control(control, view[start:end])
                 continue
+            size = (end - start) // count
             if seen is not None:
-                seen.append(bytes(view[start : start + DATA_HEADER]))
+                seen += [bytes(view[at : at + DATA_HEADER]) for at in range(start, end, size)]
             hop_limit = view[start + HOP_LIMIT_OFFSET]
             if hop_limit < 2:
-                self._undelivered(Undelivered.HOP_LIMIT, view[start:end])
+                for at in range(start, end, size):
+                    self._undelivered(Undelivered.HOP_LIMIT, view[at : at + size])
                 continue
-            view[start + HOP_LIMIT_OFFSET] = hop_limit - 1  # 3
+            if count == 1:
+                view[start + HOP_LIMIT_OFFSET] = hop_limit - 1  # 3
+            else:
+                view[start + HOP_LIMIT_OFFSET : end : size] = bytes((hop_limit - 1,)) * count
             pair = bytes(view[start + SOURCE_OFFSET : start + DATA_HEADER])
             flow = flows.get(pair)  # 4
             if flow is None:
                 flow = self._new_flow(pair)
-            flow.packets += 1
-            flow.octets += end - start - DATA_HEADER
+            flow.packets += count
+            flow.octets += end - start - DATA_HEADER * count
             lane = flow.lane
             if lane == NOWHERE:
-                self._hold(pair, view[start:end])
-                continue
-            if lane and not flow.clean and end - start > LARGEST_REFERENCE_PACKET:
-                self._counters["dropped.oversize"] += 1
-                continue
-            runs.add(lane, start, end)
+                for at in range(start, end, size):
+                    self._hold(pair, view[at : at + size])
+            elif lane and not flow.clean and size > LARGEST_REFERENCE_PACKET:
+                self._counters["dropped.oversize"] += count
+            elif count == 1:
+                runs.add(lane, start, end)
+            else:
+                runs.add_row(lane, start, list(range(size, end - start + 1, size)))
         if control:
             self._to_router.append(bytes(control))
         if self._to_router:

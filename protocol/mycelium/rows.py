@@ -1,14 +1,16 @@
-"""Seals the equal segments of a super-packet where segmentation left them: what is the same in all is written at once.
+"""Packets of equal length, one behind the other, sealed and opened together: what is alike in all is handled at once.
 
-Header and nonce of 46 segments go by two operations on a table with a row for each; what is left for every segment by
-itself is the cipher: half the time of sealing one by one.
+Headers and nonces of 46 segments go by two operations on a table with a row for each; what is left for every packet by
+itself is the cipher: half the time of one by one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
+from cryptography.exceptions import InvalidTag
 
 from protocol.mycelium.framing import DATA_HEADER
 from protocol.mycelium.sealing import INNER_HEADER, NONCE, TAG, Cipher
@@ -35,3 +37,35 @@ def seal_rows(cipher: Cipher, nonces: bytes, memory: memoryview, header: bytes |
         encrypt(nonces[at : at + NONCE], memory[start : start + plain], None, memory[start : start + sealed])
         at += NONCE
     return list(range(stride, count * stride + 1, stride))
+
+
+def stretches(ends: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(start, size, count) of packets of one size that follow each other, for packets that end at `ends`."""
+    begin = before = size = count = 0
+    for end in ends:
+        if end - before == size:
+            count += 1
+        else:
+            if count:
+                yield begin, size, count
+            begin, size, count = before, end - before, 1
+        before = end
+    if count:
+        yield begin, size, count
+
+
+def open_rows(cipher: Cipher, packets: memoryview, size: int, out: memoryview) -> bool:
+    """Opens packets of `size` bytes each into `out`, where plaintexts (inner header and body) lie without gaps.
+
+    False where one of them is not sealed with this key: what `out` holds then must not be looked at. Raises
+    `ValueError` where `out` is too small.
+    """
+    decrypt, length, at = cipher.decrypt_into, size - DATA_HEADER - BEHIND, 0
+    try:
+        for start in range(DATA_HEADER, len(packets), size):
+            nonce = start + length + TAG
+            decrypt(packets[nonce : nonce + NONCE], packets[start:nonce], None, out[at : at + length])
+            at += length
+    except InvalidTag:
+        return False
+    return True

@@ -9,6 +9,9 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+import numpy as np
+
+from protocol.offload.alike import breaks
 from protocol.offload.checksum import MODULUS, network_sum
 from protocol.offload.vnet import (
     GSO_TCPV6,
@@ -49,13 +52,19 @@ Buffer = bytes | bytearray | memoryview
 class _Run:
     """Packets of one flow, each continuing the one before."""
 
-    __slots__ = ("header_length", "length", "next_sequence", "packets", "signature", "size", "transport")
+    __slots__ = ("flow", "header_length", "length", "next_sequence", "packets", "signature", "size", "transport")
 
     def __init__(
-        self, packet: memoryview, transport: int, header_length: int, signature: tuple[object, ...], next_sequence: int
+        self,
+        packet: memoryview,
+        flow: tuple[int, bytes],
+        header_length: int,
+        signature: tuple[object, ...],
+        next_sequence: int,
     ) -> None:
         self.packets = [packet]
-        self.transport = transport
+        self.flow = flow
+        self.transport = flow[0]
         self.header_length = header_length
         self.signature = signature
         self.next_sequence = next_sequence
@@ -85,18 +94,37 @@ class Coalescer:
 
     def add(self, packet: memoryview) -> None:
         """The next packet in order of arrival."""
+        self._add(packet)
+
+    def _add(self, packet: memoryview) -> _Run | None:
+        """`add`; returns the run that it went to, where that may grow."""
         if len(packet) >= IPV6_HEADER and packet[0] >> 4 == 6:
             next_header = packet[6]
             if next_header == TCP and len(packet) >= IPV6_HEADER + TCP_HEADER:
-                self._add_tcp(packet)
-                return
+                return self._add_tcp(packet)
             if next_header == UDP and len(packet) >= IPV6_HEADER + UDP_HEADER:
-                self._add_udp(packet)
-                return
+                return self._add_udp(packet)
             if next_header in _EXTENSION_HEADERS:
                 # It may belong to any of the flows: none may grow past it.
                 self._open.clear()
         self._round.append(packet)
+        return None
+
+    def add_row(self, rows: memoryview, stride: int, skip: int) -> None:
+        """The next packets in order of arrival: one in each `stride` bytes of `rows`, behind `skip` other bytes.
+
+        The same as `add` for each of them, in less time.
+        """
+        count = len(rows) // stride
+        packets = [rows[at + skip : at + stride] for at in range(0, count * stride, stride)]
+        table = np.frombuffer(rows, np.uint8, count * stride).reshape(count, stride)[:, skip:]
+        first = 0
+        for end in (*breaks(table), count):
+            while first < end:
+                run = self._add(packets[first])
+                first += 1
+                if run is not None:
+                    first += self._extend(run, packets[first:end])
 
     def take(self) -> list[list[Buffer]]:
         """What to write, in order, each item for one `writev`: the virtio header, then the packet in pieces."""
@@ -116,7 +144,7 @@ class Coalescer:
         self._open = {}
         return writes
 
-    def _add_tcp(self, packet: memoryview) -> None:
+    def _add_tcp(self, packet: memoryview) -> _Run | None:
         (head, payload_length, _, hop_limit, flow, sequence, ack_and_offset, flags, window, _, urgent) = (
             _TCP_PACKET.unpack_from(packet)
         )
@@ -130,13 +158,13 @@ class Coalescer:
             or urgent
         ):
             self._pass(TCP, flow, packet)
-            return
+            return None
         options = bytes(packet[IPV6_HEADER + TCP_HEADER : header_length])
         signature = (head, hop_limit, ack_and_offset, flags & _ECE, window, options)
         following = (sequence + size) & 0xFFFF_FFFF
-        self._merge((TCP, flow), packet, header_length, signature, sequence, following, bool(flags & _PSH))
+        return self._merge((TCP, flow), packet, header_length, signature, sequence, following, bool(flags & _PSH))
 
-    def _add_udp(self, packet: memoryview) -> None:
+    def _add_udp(self, packet: memoryview) -> _Run | None:
         head, payload_length, _, hop_limit, flow, udp_length, checksum = _UDP_PACKET.unpack_from(packet)
         if (
             not self._udp
@@ -146,12 +174,24 @@ class Coalescer:
             or not checksum
         ):
             self._pass(UDP, flow, packet)
-            return
-        self._merge((UDP, flow), packet, IPV6_HEADER + UDP_HEADER, (head, hop_limit), 0, 0, ends=False)
+            return None
+        return self._merge((UDP, flow), packet, IPV6_HEADER + UDP_HEADER, (head, hop_limit), 0, 0, ends=False)
 
     def _pass(self, transport: int, flow: bytes, packet: memoryview) -> None:
         self._open.pop((transport, flow), None)
         self._round.append(packet)
+
+    def _extend(self, run: _Run, packets: list[memoryview]) -> int:
+        """Adds as many as the run takes of `packets`, each of which continues the one before; returns how many."""
+        size = run.size
+        taken = min(len(packets), MAX_MERGED - len(run.packets), (MAX_PACKET - run.length) // size)
+        run.packets += packets[:taken]
+        run.length += taken * size
+        if run.transport == TCP and taken:
+            run.next_sequence = (run.next_sequence + taken * size) & 0xFFFF_FFFF
+            if run.packets[-1][_TCP_FLAGS] & _PSH:
+                del self._open[run.flow]
+        return taken
 
     def _merge(
         self,
@@ -162,8 +202,11 @@ class Coalescer:
         sequence: int,
         following: int,
         ends: bool,
-    ) -> None:
-        """Continues the flow's run or starts its next one; `ends` when nothing may follow this packet in its run."""
+    ) -> _Run | None:
+        """Continues the flow's run or starts its next one; `ends` when nothing may follow this packet in its run.
+
+        Returns the run where something may.
+        """
         size = len(packet) - header_length
         run = self._open.get(flow)
         if (
@@ -179,13 +222,15 @@ class Coalescer:
             run.next_sequence = following
             if ends or size < run.size:
                 del self._open[flow]
-            return
-        run = _Run(packet, flow[0], header_length, signature, following)
+                return None
+            return run
+        run = _Run(packet, flow, header_length, signature, following)
         self._round.append(run)
         if ends or (flow[0] == TCP and size < MIN_TCP_SEGMENT):
             self._open.pop(flow, None)
-        else:
-            self._open[flow] = run
+            return None
+        self._open[flow] = run
+        return run
 
 
 def _checksums_hold(run: _Run) -> bool:

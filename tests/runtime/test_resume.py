@@ -284,10 +284,12 @@ class Link:
             self._boundary += cuts[-1][2] - cuts[0][1]
             self._ledger.rx_boundary(self._boundary, place(self._arena_number, READ_START + cuts[-1][2]))
             first = self._next
-            for _, start, end in cuts:
-                if self._decoder.view[start:end] != peer_packet(self._next):
-                    fail(f"the link got a damaged packet in place of {self._next}")
-                self._next += 1
+            for _, start, end, count in cuts:
+                size = (end - start) // count
+                for at in range(start, end, size):
+                    if self._decoder.view[at : at + size] != peer_packet(self._next):
+                        fail(f"the link got a damaged packet in place of {self._next}")
+                    self._next += 1
             os.write(self._upwards, struct.pack("QQQ", first, self._next, self._boundary))
 
     def _fill(self) -> None:

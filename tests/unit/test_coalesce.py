@@ -286,3 +286,108 @@ def test_damaged_packets_are_neither_lost_nor_changed(packets: list[bytes], data
 @given(st.lists(st.binary(max_size=80) | st.binary(max_size=80).map(lambda tail: tcp(b"")[:54] + tail)))
 def test_any_bytes_come_out_as_they_are(packets: list[bytes]) -> None:
     assert [packet for _, packet in coalesce(packets)] == packets
+
+
+# --- rows of equal length ---------------------------------------------------------------------------------------------
+
+PAYLOAD = 40
+SHAPES = (
+    *({"flags": ACK | flag} for flag in (0, PSH, ECE, PSH | ECE, FIN, SYN, RST, CWR)),
+    *({"window": 7}, {"acknowledged": 5}, {"urgent": 1}, {"hop_limit": 63}, {"traffic_class": 3}, {"flow_label": 1}),
+    *(
+        {"source_port": 40_001},
+        {"reserved": 1},
+        {"skip": 1},
+        {"skip": 2**32 - PAYLOAD},
+        {"damaged": 1},
+        {"udp": 1},
+        {"wide": 1},
+    ),
+    *({"offset": 0}, {"offset": 0x40}, {"offset": 0xF0}),
+)
+
+
+def row(shapes: list[int], *, options: bytes = b"", start: int = 2**32 - 5 * PAYLOAD) -> list[bytes]:
+    """Packets of one length; each number is that of a shape in which one differs from a plain stream, or beyond."""
+    packets, sequence = [], start
+    for number, index in enumerate(shapes):
+        shape = dict(SHAPES[index]) if index < len(SHAPES) else {}
+        payload = bytes((number + at) & 0xFF for at in range(PAYLOAD))
+        sequence = (sequence + shape.pop("skip", 0)) % 2**32
+        damaged, offset = shape.pop("damaged", 0), shape.pop("offset", None)
+        if shape.pop("wide", 0):
+            packets.append(tcp(payload[12:], sequence=sequence, options=options + TIMESTAMPS))
+        elif shape.pop("udp", 0):
+            packets.append(udp(payload + bytes(12 + len(options))))
+        else:
+            packets.append(tcp(payload, sequence=sequence, options=options, **shape))
+        if offset is not None:
+            packets[-1] = packets[-1][:52] + bytes((offset,)) + packets[-1][53:]
+        if damaged:
+            packets[-1] = packets[-1][:-1] + bytes((packets[-1][-1] ^ 1,))
+        sequence = (sequence + PAYLOAD) % 2**32
+    return packets
+
+
+def datagrams(shapes: list[int]) -> list[bytes]:
+    """Datagrams of one length, some of them of another flow, without a checksum, with another hop limit, or TCP."""
+    variants = (
+        udp(b"d" * PAYLOAD, hop_limit=9),
+        udp(b"d" * PAYLOAD)[:46] + b"\0\0" + b"d" * PAYLOAD,
+        udp(b"d" * PAYLOAD)[:44] + b"\0\1" + udp(b"d" * PAYLOAD)[46:],
+        tcp(b"d" * (PAYLOAD - 12)),
+        ipv6(58, b"d" * (PAYLOAD + 8)),
+        ipv6(44, b"d" * (PAYLOAD + 8)),
+    )
+    return [variants[index] if index < len(variants) else udp(bytes((index,)) * PAYLOAD) for index in shapes]
+
+
+def assert_row_is_as_one_by_one(before: list[bytes], packets: list[bytes], behind: list[bytes], with_udp: bool) -> None:
+    rows = b"".join(b"skip" + packet for packet in packets)
+    together, apart = Coalescer(udp=with_udp), Coalescer(udp=with_udp)
+    for packet in before:
+        together.add(memoryview(packet))
+    together.add_row(memoryview(rows), len(packets[0]) + 4, 4)
+    assert written(together, behind) == written(apart, before + packets + behind)
+    assert (together.merged, together.bad_checksums) == (apart.merged, apart.bad_checksums)
+
+
+PLAIN = len(SHAPES)
+
+
+@given(
+    st.lists(st.integers(0, PLAIN) | st.just(PLAIN), min_size=1, max_size=40),
+    st.sampled_from([b"", TIMESTAMPS]),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_row_of_segments_comes_out_as_if_added_one_by_one(
+    shapes: list[int], options: bytes, cut_at: int, with_udp: bool
+) -> None:
+    packets = row(shapes + [PLAIN] * 5, options=options)
+    middle = packets[cut_at:-2]
+    assert_row_is_as_one_by_one(packets[:cut_at], middle, packets[-2:], with_udp)
+
+
+@given(st.lists(st.integers(0, 8) | st.just(9), min_size=1, max_size=40), st.booleans())
+def test_row_of_datagrams_comes_out_as_if_added_one_by_one(shapes: list[int], with_udp: bool) -> None:
+    packets = datagrams(shapes)
+    assert_row_is_as_one_by_one([udp(b"d" * PAYLOAD)], packets, [udp(b"d" * 7)], with_udp)
+
+
+@pytest.mark.parametrize("before", [0, 1, 100])
+def test_row_longer_than_a_super_packet_makes_several(before: int) -> None:
+    packets = row([PLAIN] * 700)
+    assert_row_is_as_one_by_one(packets[:before], packets[before:600], packets[600:], with_udp=True)
+
+
+def test_segments_with_longer_headers_than_the_first_of_a_row_are_measured_by_their_own() -> None:
+    wide = next(index for index, shape in enumerate(SHAPES) if "wide" in shape)
+    packets = row([PLAIN, wide, wide, wide, PLAIN])
+    assert_row_is_as_one_by_one([], packets, [], with_udp=True)
+
+
+def test_what_follows_of_another_transport_is_measured_by_its_own() -> None:
+    other = next(index for index, shape in enumerate(SHAPES) if "udp" in shape)
+    packets = row([other, PLAIN, PLAIN, PLAIN, other, other])
+    assert_row_is_as_one_by_one([], packets, [], with_udp=True)

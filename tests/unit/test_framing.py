@@ -13,6 +13,7 @@ from protocol.mycelium import tlv
 from protocol.mycelium.framing import (
     DATA_HEADER,
     DEFAULT_CAPACITY,
+    FEWEST_IN_ROW,
     KIND_CONTROL,
     KIND_DATA,
     MAX_PACKET,
@@ -123,10 +124,12 @@ def feed(decoder: StreamDecoder, piece: bytes) -> list[bytes]:
         decoder.received(count)
         piece = piece[count:]
         while cut := decoder.cut():
-            for kind, start, end in cut:
-                packet = bytes(decoder.view[start:end])
-                assert packet[1] == kind
-                packets.append(packet)
+            for kind, start, end, count in cut:
+                size = (end - start) // count
+                for at in range(start, end, size):
+                    packet = bytes(decoder.view[at : at + size])
+                    assert packet[1] == kind
+                    packets.append(packet)
     return packets
 
 
@@ -143,9 +146,9 @@ def outcome(stream: bytes) -> tuple[list[str], str | None]:
     decoder.received(len(stream))
     try:
         while cut := decoder.cut():
-            for kind, start, end in cut:
+            for kind, start, end, count in cut:
                 if kind == KIND_DATA:
-                    seen.append("data")
+                    seen += ["data"] * count
                     continue
                 decoded = tlv.decode(decoder.view[start:end])
                 seen.extend(type(found).__name__ for found in decoded.tlvs)
@@ -216,13 +219,63 @@ class TestCutting:
         decoder.received(len(STREAM))
         offsets = decoder.cut()
         assert decoder.cut() == []
-        assert [bytes(decoder.view[start:end]) for _, start, end in offsets] == FRAMES
-        assert [kind for kind, _, _ in offsets] == [KIND_CONTROL] * 4 + [
+        assert [bytes(decoder.view[start:end]) for _, start, end, _ in offsets] == FRAMES
+        assert [kind for kind, _, _, _ in offsets] == [KIND_CONTROL] * 4 + [
             KIND_DATA,
             KIND_CONTROL,
             KIND_DATA,
             KIND_CONTROL,
         ]
+
+
+class TestRows:
+    """Data packets that are alike are found together; what is found is the same."""
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(1, 40), st.sampled_from([0, 3, 90]), st.sampled_from([63, 64]), st.booleans()),
+            min_size=1,
+            max_size=6,
+        ),
+        st.integers(0, 50),
+    )
+    def test_rows_hold_the_packets_that_were_sent(self, groups: list[tuple[int, int, int, bool]], rest: int) -> None:
+        sent: list[bytes] = []
+        for count, size, hop_limit, turned in groups:
+            ends = {"source": factory.BOB, "destination": factory.ALICE} if turned else {}
+            sent += [factory.data(bytes((n,)) * size, hop_limit=hop_limit, **ends) for n in range(count)]
+        stream = b"".join(sent) + factory.data(bytes(100))[:rest]
+        decoder = StreamDecoder()
+        decoder.writable()[: len(stream)] = stream
+        decoder.received(len(stream))
+        found: list[bytes] = []
+        for _, start, end, count in decoder.cut():
+            assert count == 1 or count >= FEWEST_IN_ROW
+            size = (end - start) // count
+            row = [bytes(decoder.view[at : at + size]) for at in range(start, end, size)]
+            assert len({(packet[5:40], len(packet)) for packet in row}) == 1
+            found += row
+        assert found == sent
+        assert decoder.buffered == rest
+
+    def test_row_begins_and_ends_where_a_packet_differs(self) -> None:
+        alike = [factory.data(b"x" * 9)] * 30
+        stream = b"".join([factory.hello(), *alike, factory.data(b"x" * 10), *alike[:20], factory.data(b"y")])
+        decoder = StreamDecoder()
+        decoder.writable()[: len(stream)] = stream
+        decoder.received(len(stream))
+        assert [count for _, _, _, count in decoder.cut()] == [1, 30, 1, 20, 1]
+
+    def test_reserved_bytes_make_no_difference(self) -> None:
+        packet = bytearray(factory.data(b"x" * 9))
+        stream = bytearray()
+        for index in range(FEWEST_IN_ROW):
+            packet[2], packet[3], packet[4] = index, 7, 255 - index
+            stream += packet
+        decoder = StreamDecoder()
+        decoder.writable()[: len(stream)] = stream
+        decoder.received(len(stream))
+        assert [count for _, _, _, count in decoder.cut()] == [FEWEST_IN_ROW]
 
 
 class TestMemory:
@@ -291,14 +344,14 @@ class TestHandingOver:
     def test_whole_packets_of_a_rest_are_cut_before_anything_arrives(self) -> None:
         decoder = StreamDecoder()
         decoder.resume(memoryview(FRAMES[0] + FRAMES[1] + FRAMES[2][:3]))
-        assert [bytes(decoder.view[start:end]) for _, start, end in decoder.cut()] == FRAMES[:2]
+        assert [bytes(decoder.view[start:end]) for _, start, end, _ in decoder.cut()] == FRAMES[:2]
         assert decoder.rest() == FRAMES[2][:3]
 
     def test_rest_that_fills_the_memory_has_room_behind_it_once_it_is_cut(self) -> None:
         decoder, packet = StreamDecoder(SMALLEST), factory.data(bytes(1000))
         decoder.resume(memoryview((packet * (SMALLEST // len(packet) + 1))[:SMALLEST]))
         assert decoder.room == 0
-        assert len(decoder.cut()) == SMALLEST // len(packet)
+        assert sum(count for _, _, _, count in decoder.cut()) == SMALLEST // len(packet)
         assert len(decoder.writable()) >= MAX_PACKET
 
 
