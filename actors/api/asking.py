@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 from actors.api.faults import ApiError, Fault
-from actors.runtime.asking import Asker, NoAnswer
+from actors.runtime.asking import Asker
+from actors.runtime.dialogue import NoAnswer
 from protocol.frames import ActorList, ActorRow, AskActors
 
 DEADLINE_S: Final = 1.0

@@ -14,8 +14,7 @@ from actors.api.faults import ApiError, Fault
 from actors.api.messages import DEADLINE_S, FAULTS, Letter, Messages, Received, Wish
 from actors.api.objects import PushedMessage
 from actors.api.topics import BOX
-from actors.runtime.asking import NoAnswer
-from actors.runtime.dialogue import Dialogue, Gone
+from actors.runtime.dialogue import Dialogue, Gone, NoAnswer
 from protocol.frames import (
     MAX_PART_BYTES,
     PART_WINDOW,

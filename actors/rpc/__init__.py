@@ -58,7 +58,7 @@ class RpcConfig:
 def main(runtime: Runtime, config: RpcConfig) -> None:
     """Runs the actor."""
     forward_standard(("uvicorn", "asyncio"), runtime.log)
-    actors = Actors(Asker(config.run, runtime.context))
+    actors = Actors(Asker(config.run))
     waits = Waits(MOST_WAITS, runtime.counters)
     runtime.gauges.queue("waits", lambda: len(waits))
     node = Node(NodeFacts(config.public_key, config.started_at), actors, waits)

@@ -7,36 +7,21 @@ import itertools
 import math
 import os
 import re
+import select
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import zmq
-
-from protocol.codec import FrameError, pack, unpack
+from actors.runtime.dialogue import Dialogue, Dialogues, Gone, NoAnswer, Silent
 
 LOCK_FILE: Final = "lock"
 """Held by `flock` as long as the supervisor lives: a folder without a held lock is a dead node's."""
 MAX_PARTS: Final = 4096
 """Parts of one answer, each of at most 1024 rows: far more than any table of ours holds."""
-MAX_PART_BYTES: Final = 4 << 20
-_MAX_PATH_BYTES: Final = 107
-_RECONNECT_MS: Final = 10
+_LOOK_AGAIN_S: Final = 0.01
 _INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
-
-
-class NoAnswer(Exception):
-    """An actor did not answer, or not properly. `actor` is its name, `reason` is for people."""
-
-    def __init__(self, actor: str, reason: str) -> None:
-        super().__init__(actor, reason)
-        self.actor = actor
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"no answer from {self.actor}: {self.reason}"
 
 
 class NoInstance(Exception):
@@ -44,30 +29,49 @@ class NoInstance(Exception):
 
 
 class Asker:
-    """Asks actors through their sockets in `run_folder`.
+    """Asks actors through their inboxes in `run_folder`.
 
-    One may be used by many threads at once: each question has a socket of its own, and a late answer to a question
-    that was given up ends with it.
+    One may be used by many threads at once: each question has a connection of its own. One on which a question was
+    answered is kept for the next.
     """
 
-    def __init__(self, run_folder: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, run_folder: Path) -> None:
         self.run_folder = run_folder
-        self.context = context
         self._tokens = itertools.count(1)
+        self._dialogues: dict[str, Dialogues] = {}
 
     def token(self) -> int:
         """A fresh number to put into a question."""
         return next(self._tokens)
+
+    def close(self) -> None:
+        """Closes the connections that are kept."""
+        for dialogues in self._dialogues.values():
+            dialogues.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def ask(self, actor: str, question: Any, deadline_s: float) -> list[Any]:
         """All parts of the answer to `question`, a frame with a `token`, in order.
 
         Raises `NoAnswer` when the last part has not come after `deadline_s` seconds.
         """
-        answer = self.ask_all({actor: question}, deadline_s)[actor]
-        if isinstance(answer, NoAnswer):
-            raise answer
-        return answer
+        deadline = time.monotonic() + deadline_s
+        try:
+            with self._with(actor).open() as dialogue:
+                dialogue.say(question)
+                answer: list[Any] = []
+                while not _take(answer, dialogue.hear((question.token,), deadline), actor):
+                    pass
+                return answer
+        except Silent:
+            raise NoAnswer(actor, f"silent for {deadline_s:g} s") from None
+        except Gone:
+            raise _ended(actor) from None
 
     def ask_any(self, questions: Mapping[str, Any], deadline_s: float) -> list[Any] | None:
         """The first whole answer to any of the questions, None where nobody answers in time."""
@@ -83,73 +87,76 @@ class Asker:
     def _ask(self, questions: Mapping[str, Any], deadline_s: float, enough: int) -> dict[str, list[Any] | NoAnswer]:
         deadline = time.monotonic() + deadline_s
         results: dict[str, list[Any] | NoAnswer] = {}
-        waiting: dict[zmq.Socket[bytes], _Conversation] = {}
-        poller = zmq.Poller()
+        waiting: dict[str, Dialogue] = {}
+        parts: dict[str, list[Any]] = {actor: [] for actor in questions}
+        answered = 0
         try:
             for actor, question in questions.items():
-                conversation = _Conversation(self.context, self.run_folder, actor, question)
-                waiting[conversation.socket] = conversation
-                poller.register(conversation.socket, zmq.POLLIN)
-                if (problem := conversation.start()) is not None:
-                    results[actor] = problem
-                    poller.unregister(conversation.socket)
-            answered = 0
-            while answered < enough and len(results) < len(questions) and (left := deadline - time.monotonic()) > 0:
-                for socket, _ in poller.poll(math.ceil(left * 1000)):
-                    conversation = waiting[socket]
-                    if (result := conversation.receive()) is not None:
-                        results[conversation.actor] = result
-                        answered += not isinstance(result, NoAnswer)
-                        poller.unregister(socket)
+                try:
+                    waiting[actor] = self._with(actor).take()
+                    waiting[actor].say(question)
+                except NoAnswer as error:
+                    results[actor] = error
+            while answered < enough and len(results) < len(questions):
+                for actor, dialogue in waiting.items():
+                    if actor in results:
+                        continue
+                    try:
+                        while not _take(parts[actor], dialogue.hear((questions[actor].token,), 0.0), actor):
+                            pass
+                        results[actor] = parts[actor]
+                        answered += 1
+                    except Silent:
+                        continue
+                    except Gone:
+                        results[actor] = _ended(actor)
+                    except NoAnswer as error:
+                        results[actor] = error
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                _wait([dialogue for actor, dialogue in waiting.items() if actor not in results], left)
         finally:
-            for conversation in waiting.values():
-                conversation.socket.close(linger=0)
+            for actor, dialogue in waiting.items():
+                if isinstance(results.get(actor), list):
+                    self._with(actor).give_back(dialogue)
+                else:
+                    dialogue.close()
         for actor in questions:
             results.setdefault(actor, NoAnswer(actor, f"silent for {deadline_s:g} s"))
         return results
 
+    def _with(self, actor: str) -> Dialogues:
+        dialogues = self._dialogues.get(actor)
+        if dialogues is None:
+            dialogues = self._dialogues.setdefault(actor, Dialogues(self.run_folder, actor))
+        return dialogues
 
-class _Conversation:
-    """One question to one actor."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_folder: Path, actor: str, question: Any) -> None:
-        self.actor = actor
-        self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVHWM, MAX_PARTS)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-        # An actor that is being restarted is back within milliseconds.
-        self.socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        self._path = run_folder / actor
-        self._question = question
-        self._parts: list[Any] = []
+def _take(parts: list[Any], answer: Any, actor: str) -> bool:
+    """Adds a part of an answer; whether it was the last. Raises `NoAnswer` where there are too many."""
+    parts.append(answer)
+    if not getattr(answer, "more", False):
+        return True
+    if len(parts) >= MAX_PARTS:
+        raise NoAnswer(actor, f"its answer has more than {MAX_PARTS} parts")
+    return False
 
-    def start(self) -> NoAnswer | None:
-        """Sends the question. It waits in the socket where the actor is not there yet."""
-        if len(os.fsencode(self._path)) > _MAX_PATH_BYTES:
-            return NoAnswer(self.actor, f"{self._path} is too long for a Unix socket; use a shorter runtime folder")
-        self.socket.connect(f"ipc://{self._path}")
-        self.socket.send(pack(self._question))
-        return None
 
-    def receive(self) -> list[Any] | NoAnswer | None:
-        """The whole answer once its last part is there, None before."""
-        while True:
-            try:
-                data = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return None
-            try:
-                answer = unpack(data)
-            except FrameError as error:
-                return NoAnswer(self.actor, f"it answered with something else than a frame ({error})")
-            if getattr(answer, "token", None) != self._question.token:
-                continue
-            self._parts.append(answer)
-            if not getattr(answer, "more", False):
-                return self._parts
-            if len(self._parts) == MAX_PARTS:
-                return NoAnswer(self.actor, f"its answer has more than {MAX_PARTS} parts")
+def _wait(dialogues: Sequence[Dialogue], seconds: float) -> None:
+    """Until one of them may have something to hear, or whoever is not there yet is to be looked for again."""
+    poller = select.poll()
+    for dialogue in dialogues:
+        if dialogue.fileno() >= 0:
+            poller.register(dialogue, select.POLLIN)
+        else:
+            seconds = min(seconds, _LOOK_AGAIN_S)
+    if dialogues:
+        poller.poll(math.ceil(seconds * 1000))
+
+
+def _ended(actor: str) -> NoAnswer:
+    return NoAnswer(actor, "it ended while it was asked")
 
 
 # --- which nodes live here --------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """A question that takes several frames each way, may wait for long, and may be given up meanwhile.
 
-The socket is watched: when the actor at its other end is gone, whoever talks hears of it at once, not at a deadline.
+When the actor at the other end is gone, whoever talks hears of it at once, not at a deadline.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import select
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator
@@ -14,18 +15,35 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import zmq
-from zmq.utils.monitor import parse_monitor_message
-
-from actors.runtime.asking import MAX_PART_BYTES, NoAnswer
+from actors.runtime.dealer import Dealer, DealerError
 from protocol.codec import FrameError, pack, unpack
 
 _LONGEST_POLL_S: Final = 3600.0
 """`poll` counts milliseconds in 32 bits; a wait for ever is made of such pieces."""
-_RECONNECT_MS: Final = 10
-_LINGER_MS: Final = 100
+_RETRY_S: Final = 0.01
+"""An actor that is being restarted is back within milliseconds."""
+_GREETING_S: Final = 0.25
+"""Its inbox answers at once, whatever it is doing itself."""
+_SEND_S: Final = 5.0
+MAX_PART_BYTES: Final = 4 << 20
 MOST_IDLE: Final = 32
 """Connections to one actor that are kept for the next questions."""
+
+
+class NoAnswer(Exception):
+    """An actor did not answer, or not properly. `actor` is its name, `reason` is for people."""
+
+    def __init__(self, actor: str, reason: str) -> None:
+        super().__init__(actor, reason)
+        self.actor = actor
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no answer from {self.actor}: {self.reason}"
+
+
+class Silent(NoAnswer):
+    """It said nothing in time."""
 
 
 class Gone(Exception):
@@ -66,16 +84,15 @@ class Dialogues:
     May be used by many threads at once.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_folder: Path, actor: str) -> None:
-        self._context = context
+    def __init__(self, run_folder: Path, actor: str) -> None:
         self._run_folder = run_folder
         self._actor = actor
         self._idle: deque[Dialogue] = deque()
 
     @contextmanager
     def open(self, abandonment: Abandonment | None = None) -> Iterator[Dialogue]:
-        """A dialogue for one question."""
-        dialogue = self._take()
+        """A dialogue for one question. Raises `NoAnswer` where there can't be one."""
+        dialogue = self.take()
         dialogue.attach(abandonment)
         try:
             yield dialogue
@@ -83,6 +100,20 @@ class Dialogues:
             # What is still on its way there belongs to a question that nobody asks any more.
             dialogue.close()
             raise
+        self.give_back(dialogue)
+
+    def take(self) -> Dialogue:
+        """A dialogue, to be given back or closed. Raises `NoAnswer` where there can't be one."""
+        with suppress(IndexError):
+            while True:
+                dialogue = self._idle.pop()
+                if not dialogue.is_gone():
+                    return dialogue
+                dialogue.close()
+        return Dialogue(self._run_folder, self._actor)
+
+    def give_back(self, dialogue: Dialogue) -> None:
+        """Its question was answered, or is of no interest: it serves the next."""
         dialogue.detach()
         if len(self._idle) < MOST_IDLE:
             self._idle.append(dialogue)
@@ -94,89 +125,115 @@ class Dialogues:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> Dialogue:
-        with suppress(IndexError):
-            while True:
-                dialogue = self._idle.pop()
-                if not dialogue.is_gone():
-                    return dialogue
-                dialogue.close()
-        return Dialogue(self._context, self._run_folder, self._actor)
-
 
 class Dialogue:
     """A connection to one actor; used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_folder: Path, actor: str) -> None:
+    def __init__(self, run_folder: Path, actor: str) -> None:
         self.actor = actor
-        self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        try:
+            self._dealer = Dealer(run_folder / actor, MAX_PART_BYTES)
+        except DealerError as error:
+            raise NoAnswer(actor, error.reason) from None
+        self._unsaid: list[bytes] = []
+        """What waits for an actor that is not there yet."""
         self._abandonment: Abandonment | None = None
-        self._socket.connect(f"ipc://{run_folder / actor}")
 
     def attach(self, abandonment: Abandonment | None) -> None:
         """From now on `abandonment` ends what it waits for."""
         self._abandonment = abandonment
-        if abandonment is not None:
-            self._poller.register(abandonment.fileno(), zmq.POLLIN)
 
     def detach(self) -> None:
         """The inverse of `attach`."""
-        if self._abandonment is not None:
-            self._poller.unregister(self._abandonment.fileno())
-            self._abandonment = None
+        self._abandonment = None
+
+    def fileno(self) -> int:
+        """Readable when there is something to `hear`; -1 while the actor is not there."""
+        return self._dealer.fileno()
 
     def is_gone(self) -> bool:
-        """Whether the actor ended since this was asked last."""
-        gone = False
-        while self._monitor.poll(0):
-            gone |= parse_monitor_message(self._monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED
-        return gone
+        """Whether the actor ended since it was found."""
+        try:
+            return self._dealer.is_over()
+        except DealerError:
+            return True
 
     def close(self) -> None:
-        """Ends the connection."""
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        # What was said last, such as that nobody waits any more, still goes out where somebody reads.
-        self._socket.close(linger=_LINGER_MS)
+        """Ends the connection. What was said still arrives where somebody reads."""
+        self._dealer.close()
 
     def say(self, message: object) -> None:
-        """Sends a frame. It waits in the socket where the actor is not there yet."""
-        try:
-            self._socket.send(pack(message), zmq.NOBLOCK)
-        except zmq.Again:
-            raise NoAnswer(self.actor, "it does not read") from None
+        """Sends a frame. It waits where the actor is not there yet. Raises `NoAnswer` where it does not read."""
+        data = pack(message)
+        with self._named():
+            if self._unsaid or not self._connected(_GREETING_S):
+                self._unsaid.append(data)
+            else:
+                self._dealer.send(data, _SEND_S)
 
     def hear(self, tokens: Container[int], deadline: float) -> Any:
         """The next frame with one of these tokens; `deadline` is monotonic seconds.
 
-        Raises `NoAnswer` when none has come by then, `Gone` when the actor ended, `Abandoned`.
+        Raises `NoAnswer`, as `Silent` when none has come by then, `Gone` when the actor ended, `Abandoned`.
         """
-        while True:
-            left = deadline - time.monotonic()
-            ready = dict(self._poller.poll(math.ceil(min(max(left, 0.0), _LONGEST_POLL_S) * 1000)))
-            if self._socket in ready:
-                # First what it said, then that it is gone: these may have been its last words.
-                if (answer := self._read(tokens)) is not None:
-                    return answer
-            elif self._monitor in ready:
-                if self.is_gone():
+        dealer = self._dealer
+        with self._named():
+            while True:
+                while dealer.received:
+                    # First what it said, then that it is gone: these may have been its last words.
+                    if (answer := self._understand(dealer.received.popleft(), tokens)) is not None:
+                        return answer
+                if dealer.ended:
                     raise Gone(self.actor)
-            elif ready:
-                raise Abandoned
-            elif left <= 0:
-                raise NoAnswer(self.actor, "silent for too long")
+                left = deadline - time.monotonic()
+                if self._connected(min(max(left, 0.0), _RETRY_S)):
+                    self._wait(min(left, _LONGEST_POLL_S), left <= 0)
+                elif left <= 0:
+                    raise Silent(self.actor, "it is not there")
+                else:
+                    self._pause(min(left, _RETRY_S))
 
-    def _read(self, tokens: Container[int]) -> Any:
-        data = self._socket.recv()
+    def _connected(self, wait_s: float) -> bool:
+        dealer = self._dealer
+        if not dealer.ready and not dealer.ended:
+            if not dealer.connect(wait_s):
+                return False
+            unsaid, self._unsaid = self._unsaid, []
+            for data in unsaid:
+                dealer.send(data, _SEND_S)
+        return True
+
+    def _wait(self, seconds: float, last: bool) -> None:
+        """Takes in what comes."""
+        poller = select.poll()
+        poller.register(self._dealer, select.POLLIN)
+        if self._abandonment is not None:
+            poller.register(self._abandonment, select.POLLIN)
+        ready = dict(poller.poll(math.ceil(max(seconds, 0.0) * 1000)))
+        if self._dealer.fileno() in ready:
+            self._dealer.read()
+        elif ready:
+            raise Abandoned
+        elif last:
+            raise Silent(self.actor, "silent for too long")
+
+    def _pause(self, seconds: float) -> None:
+        poller = select.poll()
+        if self._abandonment is not None:
+            poller.register(self._abandonment, select.POLLIN)
+        if poller.poll(math.ceil(seconds * 1000)):
+            raise Abandoned
+
+    def _understand(self, data: bytes, tokens: Container[int]) -> Any:
         try:
             answer = unpack(data)
         except FrameError as error:
             raise NoAnswer(self.actor, f"it answered with something else than a frame ({error})") from None
         return answer if getattr(answer, "token", None) in tokens else None
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except DealerError as error:
+            raise NoAnswer(self.actor, error.reason) from None

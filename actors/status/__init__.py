@@ -71,7 +71,7 @@ class StatusConfig:
 def main(runtime: Runtime, config: StatusConfig) -> None:
     """Runs the actor."""
     forward_standard(("waitress",), runtime.log)
-    actors = Actors(Asker(config.run, runtime.context))
+    actors = Actors(Asker(config.run))
     waits = Waits(MOST_WAITS, runtime.counters)
     runtime.gauges.queue("waits", lambda: len(waits))
     node = Node(NodeFacts(config.public_key, config.started_at), actors, waits)

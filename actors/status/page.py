@@ -8,7 +8,7 @@ from flask import Response, render_template_string
 
 from actors.api.node import Node
 from actors.api.objects import METRIC_INFINITE, subnet_text
-from actors.runtime.asking import NoAnswer
+from actors.runtime.dialogue import NoAnswer
 from protocol.frames import (
     ActorList,
     AskActors,

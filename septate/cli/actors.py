@@ -43,18 +43,12 @@ def actors(as_json: bool, instance: str | None) -> None:
 
 
 def _ask(run_folder: Path) -> list[ActorRow]:
-    import zmq
-
     from actors.runtime.asking import Asker
     from protocol.frames import ActorList, AskActors
 
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-    try:
-        asker = Asker(run_folder, context)
+    with Asker(run_folder) as asker:
         # All at once: a dead actor must not cost its deadline before the next one is asked.
         answers = asker.ask_any({actor: AskActors(asker.token()) for actor in _ASKED}, _DEADLINE_S)
-    finally:
-        context.destroy(linger=0)
     if answers is None:
         raise UserError(f"none of {', '.join(_ASKED)} answers in {run_folder}; the node's log says more")
     return [row for part in answers if isinstance(part, ActorList) for row in part.actors]

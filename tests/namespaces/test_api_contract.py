@@ -28,7 +28,6 @@ from actors.status.application import DOCUMENT_PATH, ROUTES, build
 from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
 from tests.lab.waiting import wait_until
-from tests.unit.stand_ins import context
 
 pytestmark = pytest.mark.namespaces
 
@@ -50,8 +49,8 @@ def app(module_lab: Lab) -> Iterator[Flask]:
     wait_until("the message box", lambda: node.api.get("/api/v1/messages/topics") == [], 20.0)
     info = node.api.get("/api/v1/admin")
     facts = NodeFacts(bytes.fromhex(info["nodePubkey"]), info["nodeStartTime"])
-    with context() as surroundings:
-        actors = Actors(Asker(runtime_root() / node.instance, surroundings))
+    with Asker(runtime_root() / node.instance) as asker:
+        actors = Actors(asker)
         yield build(Node(facts, actors, Waits(8, Counter())), Counter(), check_host=False)
 
 

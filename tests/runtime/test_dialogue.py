@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from actors.runtime.asking import NoAnswer
-from actors.runtime.dialogue import Abandoned, Abandonment, Dialogues, Gone
+from actors.runtime.dialogue import Abandoned, Abandonment, Dialogues, Gone, NoAnswer
 from protocol.codec import pack, unpack
-from protocol.frames import AskTopics, TopicList
+from protocol.frames import AskTopics, PushPart, StopWaiting, TopicList
 from tests.lab.waiting import wait_until
 from tests.unit.stand_ins import context, run_folder
 
@@ -56,10 +55,9 @@ def box() -> Iterator[Box]:
 
 @pytest.fixture
 def dialogues(box: Box) -> Iterator[Dialogues]:
-    with context() as surroundings:
-        made = Dialogues(surroundings, box.folder, "box")
-        yield made
-        made.close()
+    made = Dialogues(box.folder, "box")
+    yield made
+    made.close()
 
 
 def soon() -> float:
@@ -119,7 +117,7 @@ def test_connection_to_an_actor_that_ended_meanwhile_is_made_anew(box: Box, dial
         talk.hear((1,), soon())
     box.end()
     (kept,) = dialogues._idle
-    wait_until("it is noticed", lambda: kept._monitor.poll(0), PATIENCE)
+    wait_until("it is noticed", kept.is_gone, PATIENCE)
     box.begin()
     with dialogues.open() as talk:
         assert talk is not kept
@@ -145,3 +143,43 @@ def test_answer_that_is_no_frame_is_an_error_that_names_the_actor(box: Box, dial
         box.inbox.send_multipart((sender, b"hello"))
         with pytest.raises(NoAnswer, match="no answer from box: it answered with something else"):
             talk.hear((1,), soon())
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000, 3_000_000])
+def test_frames_of_any_size_go_both_ways(box: Box, dialogues: Dialogues, size: int) -> None:
+    data = bytes(range(256)) * (size // 256)
+    with dialogues.open() as talk:
+        receiving = threading.Thread(target=lambda: heard.extend(box.inbox.recv_multipart() for _ in range(3)))
+        heard: list[list[bytes]] = []
+        receiving.start()
+        for part in (data[:1_000_000], data[1_000_000:2_000_000], data[2_000_000:]):
+            talk.say(PushPart(1, 0, part or b"-"))
+        receiving.join()
+        assert b"".join(unpack(frame).data for _, frame in heard).replace(b"-", b"", 3).count(b"\x01") == size // 256
+        for _, frame in heard:
+            box.inbox.send_multipart((heard[0][0], frame))
+        found = [talk.hear((1,), soon()) for _ in range(3)]
+    assert [pack(frame) for frame in found] == [frame for _, frame in heard]
+
+
+def test_what_is_said_waits_for_an_actor_that_is_not_there_yet(box: Box, dialogues: Dialogues) -> None:
+    box.end()
+    with dialogues.open() as talk:
+        talk.say(AskTopics(1, None))
+        talk.say(AskTopics(2, None))
+        timer = threading.Timer(0.05, box.begin)
+        timer.start()
+        answering = threading.Thread(target=lambda: (timer.join(), box.answer(), box.answer()))
+        answering.start()
+        assert [talk.hear((1, 2), soon()).token for _ in range(2)] == [1, 2]
+        answering.join()
+
+
+def test_what_was_said_last_arrives_though_the_connection_is_closed_behind_it(box: Box, dialogues: Dialogues) -> None:
+    with dialogues.open() as talk:
+        talk.say(AskTopics(1, None))
+        box.answer()
+        talk.hear((1,), soon())
+        talk.say(StopWaiting(1))
+        talk.close()
+    assert unpack(box.inbox.recv_multipart()[1]) == StopWaiting(1)

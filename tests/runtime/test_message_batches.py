@@ -29,7 +29,6 @@ from protocol.mycelium.endpoint import ip_text
 from tests.lab.waiting import wait_until
 from tests.runtime.test_messagebox import run, serving
 from tests.unit.message_factory import BOB, payload
-from tests.unit.stand_ins import context
 
 __all__ = ("run",)
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -40,8 +39,8 @@ MOST = 10_000_000
 @pytest.fixture
 def node(run: Path) -> Iterator[Node]:
     """The calls of a node, whether its message box runs or not."""
-    with context() as surroundings:
-        made = Node(NodeFacts(BOB.key, 0), Actors(Asker(run, surroundings)), Waits(8, Counter()))
+    with Asker(run) as asker:
+        made = Node(NodeFacts(BOB.key, 0), Actors(asker), Waits(8, Counter()))
         yield made
         made.messages.box.close()
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import zmq
 
-from actors.runtime.asking import Asker, NoAnswer
+from actors.runtime.asking import Asker
+from actors.runtime.dialogue import NoAnswer
 from protocol.frames import ActorRow, AskActors
 from tests.lab.waiting import wait_until
 from tests.runtime.children import PATIENCE
@@ -45,8 +45,7 @@ class Node:
         notify = folder / f"notify-{orders['instance']}"
         notify.unlink(missing_ok=True)
         self._manager.bind(str(notify))
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._asker = Asker(self.run, self._context)
+        self._asker = Asker(self.run)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.runtime.node", json.dumps(orders)],
@@ -117,7 +116,7 @@ class Node:
         self.process.kill()
         self.process.wait()
         self._manager.close()
-        self._context.destroy(linger=0)
+        self._asker.close()
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 import zmq
 
 from actors.runtime import asking
-from actors.runtime.asking import Asker, NoAnswer, NoInstance, find_instance
-from protocol.codec import pack
+from actors.runtime.asking import Asker, NoInstance, find_instance
+from actors.runtime.dialogue import NoAnswer
+from protocol.codec import pack, unpack
 from protocol.frames import AskPeers, AskQueried, PeerList, QueriedList, QueriedRow
 from tests.unit.stand_ins import actor, context, run_folder
 
@@ -31,8 +34,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def asker(folder: Path) -> Iterator[Asker]:
-    with context() as made:
-        yield Asker(folder, made)
+    with Asker(folder) as made:
+        yield made
 
 
 def test_all_parts_of_an_answer_come_in_order(asker: Asker, folder: Path) -> None:
@@ -87,8 +90,8 @@ def test_answer_without_an_end_is_given_up(asker: Asker, folder: Path, monkeypat
 
 
 def test_path_too_long_for_a_socket_is_no_answer_that_says_so(folder: Path) -> None:
-    with context() as made, pytest.raises(NoAnswer, match="too long for a Unix socket"):
-        Asker(folder / ("x" * 120), made).ask("router", AskQueried(1), SOON)
+    with pytest.raises(NoAnswer, match="too long for a Unix socket"):
+        Asker(folder / ("x" * 120)).ask("router", AskQueried(1), SOON)
 
 
 def test_one_silent_actor_does_not_hide_the_answers_of_others(asker: Asker, folder: Path) -> None:
@@ -141,6 +144,63 @@ def test_question_is_one_part_as_actors_expect_it(asker: Asker, folder: Path) ->
         inbox.send_multipart((sender, pack(QueriedList(3, (), False))))
         asking_thread.join()
     assert parts == [pack(AskQueried(3))]
+
+
+def test_second_question_goes_over_the_connection_of_the_first(asker: Asker, folder: Path) -> None:
+    senders: list[bytes] = []
+    with context() as made:
+        inbox = made.socket(zmq.ROUTER)
+        inbox.bind(f"ipc://{folder / 'router'}")
+
+        def answer() -> None:
+            for _ in range(2):
+                sender, data = inbox.recv_multipart()
+                senders.append(sender)
+                inbox.send_multipart((sender, pack(QueriedList(unpack(data).token, (), False))))
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        for _ in range(2):
+            asker.ask("router", AskQueried(asker.token()), LATE)
+        answering.join()
+    assert len(set(senders)) == 1
+
+
+def test_actor_that_ends_while_it_is_asked_is_told_of_at_once(asker: Asker, folder: Path) -> None:
+    begin = time.monotonic()
+    with context() as made:
+        inbox = made.socket(zmq.ROUTER)
+        inbox.bind(f"ipc://{folder / 'router'}")
+
+        def end() -> None:
+            inbox.recv_multipart()
+            inbox.close(linger=0)
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        with pytest.raises(NoAnswer, match="no answer from router: it ended while it was asked"):
+            asker.ask("router", AskQueried(1), LATE)
+        ending.join()
+    assert time.monotonic() - begin < LATE / 2
+
+
+@pytest.mark.parametrize("first", [b"HTTP/1.1 400 Bad Request", b"\xff" + bytes(8) + b"\x7f\x02"])
+def test_what_is_no_actor_is_no_answer(asker: Asker, folder: Path, first: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "router"))
+        listener.listen()
+
+        def answer() -> None:
+            made, _ = listener.accept()
+            with made:
+                made.sendall(first)
+                made.recv(1 << 16)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(NoAnswer, match="what it says is no ZeroMQ"):
+            asker.ask("router", AskQueried(1), LATE)
+        answering.join()
 
 
 # --- instances --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from protocol.frames import AskPeers
 from protocol.mycelium.identity import public_key
 from tests.lab.waiting import wait_until
 from tests.unit.stand_ins import Node as StandIn
-from tests.unit.stand_ins import actor, context, run_folder
+from tests.unit.stand_ins import actor, run_folder
 
 KEY: Final = public_key(bytes(range(32)))
 JSON: Final = {"Content-Type": "application/json"}
@@ -75,8 +75,8 @@ def serving() -> Iterator[Served]:
 
     counters: Counter[str] = Counter()
     listener = socket.create_server(("127.0.0.1", 0))
-    with run_folder() as folder, context() as surroundings, actor(folder, "peers", reply):
-        actors = Actors(Asker(folder, surroundings), deadline_s=15.0)
+    with run_folder() as folder, Asker(folder) as asker, actor(folder, "peers", reply):
+        actors = Actors(asker, deadline_s=15.0)
         api = Node(NodeFacts(KEY, 1), actors, Waits(2, counters))
         pool = ThreadPoolExecutor(8)
         server = Server(Application(api, pool, counters, check_host=True), listener.detach())
@@ -217,8 +217,8 @@ def test_client_that_breaks_off_is_counted_and_costs_nothing(served: Served) -> 
 
 
 def test_actor_that_answers_something_else_is_named(served: Served) -> None:
-    with run_folder() as folder, context() as surroundings, actor(folder, "peers", lambda q: [AskPeers(q.token)]):
-        api = Node(NodeFacts(KEY, 1), Actors(Asker(folder, surroundings)), Waits(2, Counter()))
+    with run_folder() as folder, Asker(folder) as asker, actor(folder, "peers", lambda q: [AskPeers(q.token)]):
+        api = Node(NodeFacts(KEY, 1), Actors(asker), Waits(2, Counter()))
         listener = socket.create_server(("127.0.0.1", 0))
         with ThreadPoolExecutor(1) as pool:
             server = Server(Application(api, pool, Counter(), check_host=True), listener.detach())

@@ -33,7 +33,7 @@ from protocol.mycelium.identity import public_key
 from protocol.prefix import Prefix, parse_address
 from tests.lab.waiting import wait_until
 from tests.unit.recorded import differences, fill, load
-from tests.unit.stand_ins import Node, actor, actor_row, context, run_folder
+from tests.unit.stand_ins import Node, actor, actor_row, run_folder
 
 RECORDED = load("recorded_http.json")
 KEYS = {name: public_key(bytes.fromhex(RECORDED["keys"][name])) for name in "AB"}
@@ -110,9 +110,9 @@ def api_of(
     listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
     counters: Counter[str] = Counter()
-    with context() as surroundings:
+    with Asker(folder) as asker:
         config = StatusConfig(key, listener.detach(), STARTED, folder)
-        actors = Actors(Asker(folder, surroundings), deadline_s)
+        actors = Actors(asker, deadline_s)
         api = ApiNode(NodeFacts(key, STARTED), actors, Waits(status.MOST_WAITS, counters))
         (server,) = status.servers(config, api, counters)
         server.start()
@@ -476,8 +476,7 @@ def test_error_in_a_handler_is_an_empty_500(monkeypatch: pytest.MonkeyPatch) -> 
 class FakeRuntime:
     """What `status.main` uses of the runtime."""
 
-    def __init__(self, surroundings: Any) -> None:
-        self.context = surroundings
+    def __init__(self) -> None:
         self.gauges = Gauges()
         self.counters = self.gauges.counters
         self.logged: list[tuple[str, str]] = []
@@ -503,8 +502,8 @@ class FakeRuntime:
 
 def test_actor_serves_until_it_is_stopped_and_logs_what_the_server_logs() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    with run_folder() as folder, context() as surroundings:
-        runtime = FakeRuntime(surroundings)
+    with run_folder() as folder:
+        runtime = FakeRuntime()
         status.main(runtime, StatusConfig(KEYS["A"], listener.detach(), STARTED, folder))  # type: ignore[arg-type]
     assert runtime.logged == [("warning", "Task queue depth is 7"), ("error", "bad")]
     with pytest.raises(RuntimeError, match="has ended"):
