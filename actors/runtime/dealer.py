@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from pathlib import Path
@@ -18,6 +19,10 @@ from protocol.zmtp import SocketType, ZmtpConnection, ZmtpError
 
 _MAX_PATH_BYTES: Final = 107
 _READ_BYTES: Final = 256 << 10
+_TIMEVAL: Final = struct.Struct("@ll")
+_SHORTEST_S: Final = 0.001
+"""Zero would mean for ever."""
+_LONGEST_S: Final = 60.0
 _JOIN_BELOW: Final = 4096
 """A copy of so few bytes costs less than a second piece in sendmsg."""
 
@@ -77,13 +82,15 @@ class Dealer:
         return True
 
     def _dial(self) -> bool:
-        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
+            made.setblocking(False)
             made.connect(self._path)
         except OSError:
             # Nobody is there, or too many are just coming.
             made.close()
             return False
+        made.setblocking(True)
         self._socket = made
         self.ended = False
         self._zmtp = ZmtpConnection(SocketType.DEALER, b"", max_message=self._max_message)
@@ -102,11 +109,18 @@ class Dealer:
             self._send(header, wait_s)
             self._send(data, wait_s)
 
-    def read(self) -> None:
-        """Takes in what is there: see `received` and `ended`. Raises `DealerError` for what is no frame."""
+    def read(self, wait_s: float = 0.0) -> None:
+        """Takes in what is there, or comes within so many seconds: see `received` and `ended`.
+
+        Raises `DealerError` for what is no frame.
+        """
         assert self._socket is not None
+        if wait_s > 0:
+            # The kernel waits: one call, where poll and recv, with others waiting for the interpreter, cost two turns.
+            seconds, part = divmod(min(max(wait_s, _SHORTEST_S), _LONGEST_S), 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(seconds), int(part * 1e6)))
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(_READ_BYTES, 0 if wait_s > 0 else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -127,17 +141,12 @@ class Dealer:
         poller.register(self, events)
         return bool(poller.poll(max(0.0, wait_s) * 1000))
 
-    def is_over(self) -> bool:
-        """Whether the actor ended; looks without waiting, and takes in what it said last."""
-        while not self.ended and self._socket is not None and self.wait(select.POLLIN, 0.0):
-            self.read()
-        return self.ended
-
     def close(self) -> None:
         """Ends the connection; what was sent is read where somebody reads."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self.ended = False
             self.received.clear()
             self._zmtp = ZmtpConnection(SocketType.DEALER, b"", max_message=self._max_message)
 
@@ -146,7 +155,7 @@ class Dealer:
         left = memoryview(data)
         while left:
             try:
-                left = left[self._socket.send(left) :]
+                left = left[self._socket.send(left, socket.MSG_DONTWAIT) :]
             except BlockingIOError:
                 if not self.wait(select.POLLOUT, wait_s):
                     raise DealerError("it does not read") from None

@@ -105,11 +105,7 @@ class Dialogues:
     def take(self) -> Dialogue:
         """A dialogue, to be given back or closed. Raises `NoAnswer` where there can't be one."""
         with suppress(IndexError):
-            while True:
-                dialogue = self._idle.pop()
-                if not dialogue.is_gone():
-                    return dialogue
-                dialogue.close()
+            return self._idle.pop()
         return Dialogue(self._run_folder, self._actor)
 
     def give_back(self, dialogue: Dialogue) -> None:
@@ -137,26 +133,22 @@ class Dialogue:
             raise NoAnswer(actor, error.reason) from None
         self._unsaid: list[bytes] = []
         """What waits for an actor that is not there yet."""
+        self._was_told = False
+        """Whether anything of the present question was said."""
         self._abandonment: Abandonment | None = None
 
     def attach(self, abandonment: Abandonment | None) -> None:
-        """From now on `abandonment` ends what it waits for."""
+        """The next question: from now on `abandonment` ends what it waits for."""
         self._abandonment = abandonment
 
     def detach(self) -> None:
         """The inverse of `attach`."""
         self._abandonment = None
+        self._was_told = False
 
     def fileno(self) -> int:
         """Readable when there is something to `hear`; -1 while the actor is not there."""
         return self._dealer.fileno()
-
-    def is_gone(self) -> bool:
-        """Whether the actor ended since it was found."""
-        try:
-            return self._dealer.is_over()
-        except DealerError:
-            return True
 
     def close(self) -> None:
         """Ends the connection. What was said still arrives where somebody reads."""
@@ -166,10 +158,13 @@ class Dialogue:
         """Sends a frame. It waits where the actor is not there yet. Raises `NoAnswer` where it does not read."""
         data = pack(message)
         with self._named():
-            if self._unsaid or not self._connected(_GREETING_S):
-                self._unsaid.append(data)
-            else:
-                self._dealer.send(data, _SEND_S)
+            self._unsaid.append(data)
+            if not self._connected(_GREETING_S) or not self._dealer.ended or self._was_told:
+                return
+            # The actor of the last question ended since; its successor may have this one.
+            self._dealer.close()
+            self._unsaid.append(data)
+            self._connected(_GREETING_S)
 
     def hear(self, tokens: Container[int], deadline: float) -> Any:
         """The next frame with one of these tokens; `deadline` is monotonic seconds.
@@ -195,20 +190,25 @@ class Dialogue:
 
     def _connected(self, wait_s: float) -> bool:
         dealer = self._dealer
-        if not dealer.ready and not dealer.ended:
-            if not dealer.connect(wait_s):
-                return False
+        if not dealer.ready and not dealer.ended and not dealer.connect(wait_s):
+            return False
+        if self._unsaid:
             unsaid, self._unsaid = self._unsaid, []
             for data in unsaid:
                 dealer.send(data, _SEND_S)
+            self._was_told = not dealer.ended
         return True
 
     def _wait(self, seconds: float, last: bool) -> None:
         """Takes in what comes."""
+        if self._abandonment is None:
+            self._dealer.read(seconds)
+            if last and not self._dealer.received and not self._dealer.ended:
+                raise Silent(self.actor, "silent for too long")
+            return
         poller = select.poll()
         poller.register(self._dealer, select.POLLIN)
-        if self._abandonment is not None:
-            poller.register(self._abandonment, select.POLLIN)
+        poller.register(self._abandonment, select.POLLIN)
         ready = dict(poller.poll(math.ceil(max(seconds, 0.0) * 1000)))
         if self._dealer.fileno() in ready:
             self._dealer.read()
