@@ -5,9 +5,13 @@ Everything that knows how waitress is built stands here.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import socket
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress.channel import HTTPChannel
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS: Final = 1000
 MAX_ANSWER_BYTES: Final = 256 << 20
+_JOIN_BELOW: Final = 64 << 10
+"""A copy of so few bytes costs less than a second call of send."""
 IDLE_S: Final = 20.0
 """A thread that had nothing to do for so long ends."""
 KEPT_THREADS: Final = 4
@@ -50,6 +56,7 @@ class Server:
             ident=None,
         )
         self._server.channel_class = _channel_class(limits)
+        self._server.pull_trigger = _Waker(self._server.pull_trigger)
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
 
     @property
@@ -89,41 +96,81 @@ class _ThreadsAsNeeded(ThreadedTaskDispatcher):  # type: ignore[misc]
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """None tells a thread to end."""
+        self._unserved = 0
+        """Tasks that wait, or are being served."""
 
     def add_task(self, task: Any) -> None:
         with self.lock:
-            self.queue.append(task)
-            idle = len(self.threads) - self.stop_count - self.active_count
-            if len(self.queue) > idle and len(self.threads) < self._most and not self.stop_count:
+            self._unserved += 1
+            if self._unserved > len(self.threads) and len(self.threads) < self._most and not self.stop_count:
                 number = next(number for number in range(self._most) if number not in self.threads)
                 self.threads.add(number)
-                self.active_count += 1
                 self.start_new_thread(self.handler_thread, number)
-            self.queue_cv.notify()
+        self._tasks.put(task)
 
     def handler_thread(self, thread_no: int) -> None:
-        # As in waitress, but for the end of the idle.
         while True:
-            with self.lock:
-                while not self.queue and not self.stop_count:
-                    self.active_count -= 1
-                    woken = self.queue_cv.wait(IDLE_S)
-                    self.active_count += 1
-                    if not (woken or self.queue or self.stop_count) and len(self.threads) > KEPT_THREADS:
+            try:
+                task = self._tasks.get(timeout=IDLE_S)
+            except queue.Empty:
+                with self.lock:
+                    if self._unserved < len(self.threads) and len(self.threads) > KEPT_THREADS:
                         self._leave(thread_no)
                         return
-                if self.stop_count:
-                    self.stop_count -= 1
+                continue
+            if task is None:
+                with self.lock:
                     self._leave(thread_no)
-                    return
-                task = self.queue.popleft()
+                return
             # What goes wrong inside, waitress answers with a 500.
             task.service()
+            with self.lock:
+                self._unserved -= 1
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 5.0) -> bool:
+        """Ends all threads, behind what each is serving, and waits for them."""
+        del cancel_pending
+        deadline = time.monotonic() + timeout
+        waiting = []
+        with self.lock:
+            self.stop_count = len(self.threads)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.append(self._tasks.get_nowait())
+            for _ in self.threads:
+                self._tasks.put(None)
+            while self.threads and (left := deadline - time.monotonic()) > 0:
+                self.thread_exit_cv.wait(left)
+            done = not self.threads
+        for task in waiting:
+            task.cancel()
+        return done
 
     def _leave(self, thread_no: int) -> None:
-        self.active_count -= 1
         self.threads.discard(thread_no)
         self.thread_exit_cv.notify()
+
+
+class _Waker:
+    """Wakes the serving thread when a request was answered, where there is anything for it to do.
+
+    It reads from a connection while a request of that is served. So it needs to hear of the end of one only when
+    something is left to be sent, to be closed, or to be read that it had put off: of hardly any.
+    """
+
+    def __init__(self, pull: Callable[[], None]) -> None:
+        self._pull = pull
+
+    def __call__(self) -> None:
+        channel = getattr(_served, "channel", None)
+        if channel is None or channel.needs_the_serving_thread():
+            self._pull()
+
+
+_served: Final = threading.local()
+"""What a thread is just serving."""
 
 
 class BodyLimits:
@@ -165,6 +212,25 @@ def _channel_class(limits: BodyLimits) -> type[Any]:
         parser_class = Parser
         task_class = _Task
 
+        held: list[Any] | None = None
+        """While it is a list: what was written, to be sent in one piece."""
+
+        def service(self) -> None:
+            _served.channel = self
+            try:
+                super().service()
+            finally:
+                _served.channel = None
+
+        def needs_the_serving_thread(self) -> bool:
+            return bool(self.will_close or self.close_when_flushed or self.total_outbufs_len or self.requests)
+
+        def write_soon(self, data: Any) -> int:
+            if self.held is None:
+                return int(super().write_soon(data))
+            self.held.append(data)
+            return len(data)
+
         def handle_close(self) -> None:
             if self.request is not None:
                 # It broke off in the middle of a request, which nobody will answer.
@@ -175,7 +241,24 @@ def _channel_class(limits: BodyLimits) -> type[Any]:
 
 
 class _Task(WSGITask):  # type: ignore[misc]
-    """Keeps the connection after an answer that has no body by its status: waitress closes it for lack of a length."""
+    """Sends the header with the first bytes of the body.
+
+    And keeps the connection after an answer that has no body by its status: waitress closes it for lack of a length.
+    """
+
+    def write(self, data: bytes) -> None:
+        """Writes a piece of the body, behind the header where that is still to be written."""
+        if self.wrote_header:
+            super().write(data)
+            return
+        channel = self.channel
+        channel.held = []
+        try:
+            super().write(data)
+        finally:
+            held, channel.held = channel.held, None
+        for piece in (b"".join(held),) if len(data) < _JOIN_BELOW else held:
+            channel.write_soon(piece)
 
     def set_close_on_finish(self) -> None:
         asked = self.request.headers.get("CONNECTION", "").lower() == "close"
