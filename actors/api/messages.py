@@ -20,7 +20,7 @@ from actors.api.faults import ApiError, Fault
 from actors.api.objects import InboundMessage, MessageState, MessageStatus, OutboxMessage, PushedMessage
 from actors.api.reading import encode_base64
 from actors.api.topics import BOX
-from actors.runtime.dialogue import Abandoned, Abandonment, Dialogue, Dialogues, Gone, NoAnswer
+from actors.runtime.dialogue import Abandoned, Abandonment, Dialogue, Gone, NoAnswer
 from protocol.buffers import Buffer
 from protocol.frames import (
     MAX_PART_BYTES,
@@ -123,7 +123,7 @@ class Messages:
         self.own_key: Final = public_key.hex()
         self.own_address: Final = address_of(public_key)
         self._actors = actors
-        self.box: Final = Dialogues(actors.asker.run_folder, BOX)
+        self.box: Final = actors.asker.dialogues(BOX)
 
     def token(self) -> int:
         """A fresh number to put into a question."""

@@ -45,7 +45,8 @@ from protocol.mycelium.messages.box import MessageBox
 from protocol.mycelium.messages.core import MessageRefused
 from protocol.mycelium.messages.events import Deliver, DeliverNothing, DeliverReply
 from protocol.mycelium.messages.limits import Limits
-from protocol.mycelium.messages.sender import OutboxFull, Status
+from protocol.mycelium.messages.records import Status
+from protocol.mycelium.messages.sender import OutboxFull
 
 PROBE_SECONDS: Final = 5.0
 """So often those who wait are asked whether they are still there: their process may have been killed."""

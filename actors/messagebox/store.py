@@ -25,7 +25,7 @@ from protocol.mycelium.messages.core import REMEMBER_SECONDS, SUBNET_BYTES, Key
 from protocol.mycelium.messages.events import Event, State
 from protocol.mycelium.messages.inbox import InboxEntry
 from protocol.mycelium.messages.receiver import SavedPending
-from protocol.mycelium.messages.sender import Progress, SavedOutgoing
+from protocol.mycelium.messages.records import Progress, SavedOutgoing
 from protocol.mycelium.messages.topics import Source, TopicRules
 
 MOST_KEYS: Final = 100_000

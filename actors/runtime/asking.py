@@ -62,7 +62,7 @@ class Asker:
         """
         deadline = time.monotonic() + deadline_s
         try:
-            with self._with(actor).open() as dialogue:
+            with self.dialogues(actor).open() as dialogue:
                 dialogue.say(question)
                 answer: list[Any] = []
                 while not _take(answer, dialogue.hear((question.token,), deadline), actor):
@@ -93,7 +93,7 @@ class Asker:
         try:
             for actor, question in questions.items():
                 try:
-                    waiting[actor] = self._with(actor).take()
+                    waiting[actor] = self.dialogues(actor).take()
                     waiting[actor].say(question)
                 except NoAnswer as error:
                     results[actor] = error
@@ -119,14 +119,15 @@ class Asker:
         finally:
             for actor, dialogue in waiting.items():
                 if isinstance(results.get(actor), list):
-                    self._with(actor).give_back(dialogue)
+                    self.dialogues(actor).give_back(dialogue)
                 else:
                     dialogue.close()
         for actor in questions:
             results.setdefault(actor, NoAnswer(actor, f"silent for {deadline_s:g} s"))
         return results
 
-    def _with(self, actor: str) -> Dialogues:
+    def dialogues(self, actor: str) -> Dialogues:
+        """The connections to an actor, for more than a question and its answer."""
         dialogues = self._dialogues.get(actor)
         if dialogues is None:
             dialogues = self._dialogues.setdefault(actor, Dialogues(self.run_folder, actor))

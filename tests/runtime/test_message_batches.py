@@ -40,9 +40,7 @@ MOST = 10_000_000
 def node(run: Path) -> Iterator[Node]:
     """The calls of a node, whether its message box runs or not."""
     with Asker(run) as asker:
-        made = Node(NodeFacts(BOB.key, 0), Actors(asker), Waits(8, Counter()))
-        yield made
-        made.messages.box.close()
+        yield Node(NodeFacts(BOB.key, 0), Actors(asker), Waits(8, Counter()))
 
 
 def letter(data: bytes, topic: bytes = b"", key: bytes = b"") -> Letter:

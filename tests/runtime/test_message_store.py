@@ -31,7 +31,7 @@ from protocol.mycelium.messages.events import (
     StorePending,
     StorePlace,
 )
-from protocol.mycelium.messages.sender import Progress
+from protocol.mycelium.messages.records import Progress
 from protocol.mycelium.messages.topics import Source, TopicRules
 from tests.unit.message_factory import ALICE, BOB, ID, payload
 

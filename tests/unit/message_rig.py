@@ -33,7 +33,7 @@ from protocol.mycelium.messages.events import (
 from protocol.mycelium.messages.inbox import InboxEntry
 from protocol.mycelium.messages.limits import Limits
 from protocol.mycelium.messages.receiver import SavedPending
-from protocol.mycelium.messages.sender import SavedOutgoing
+from protocol.mycelium.messages.records import SavedOutgoing
 from protocol.mycelium.messages.topics import TopicRules
 from tests.unit.message_factory import Who
 from tests.unit.message_reference import Wire

@@ -8,7 +8,8 @@ from protocol.mycelium.messages.chunking import CHUNK_BYTES, LARGE_CHUNK_BYTES
 from protocol.mycelium.messages.core import MessageRefused
 from protocol.mycelium.messages.events import Send, State, StorePending
 from protocol.mycelium.messages.packets import ACCEPT_LARGE, OFFER_LARGE, Chunk, Init
-from protocol.mycelium.messages.sender import MAX_CLEAN, MAX_UNDER_WAY, Progress, SavedOutgoing
+from protocol.mycelium.messages.records import Progress, SavedOutgoing
+from protocol.mycelium.messages.sender import MAX_CLEAN, MAX_UNDER_WAY
 from tests.unit import message_factory as factory
 from tests.unit.message_factory import ALICE, BOB, CAROL, ID, payload
 from tests.unit.message_rig import Network, Node

@@ -20,7 +20,8 @@ from protocol.mycelium.messages.pacing import (
     SMALLEST_WINDOW,
     Pace,
 )
-from protocol.mycelium.messages.sender import OutboxFull, SavedOutgoing
+from protocol.mycelium.messages.records import SavedOutgoing
+from protocol.mycelium.messages.sender import OutboxFull
 from tests.unit import message_factory as factory
 from tests.unit.message_factory import ALICE, BOB, CAROL, ID
 from tests.unit.message_rig import Node
@@ -361,6 +362,53 @@ class TestWindow:
         assert message.acknowledge(0, 2.2) == (False, None)
 
 
+class TestRightBehindTheInit:
+    """The only chunk of a short message, where the other node was heard of lately."""
+
+    @pytest.fixture
+    def node(self) -> Node:
+        node = begun()
+        node.hear(BOB, factory.chunk_ack(0, 0, 5), 0.01)
+        node.hear(BOB, factory.done_ack(1, b"hello"), 0.02)
+        node.take_wire()
+        return node
+
+    def test_it_goes_at_once_and_is_not_sent_twice(self, node: Node) -> None:
+        node.push(OTHER_ID, BOB.address, b"small", 1.0)
+        chunk = factory.chunk(0, 0, b"small", message_id=OTHER_ID)
+        assert node.sent() == [factory.init(5, message_id=OTHER_ID), chunk]
+        assert node.hear(BOB, factory.init_ack(5, message_id=OTHER_ID), 1.01) == []
+        done = factory.done(1, b"small", message_id=OTHER_ID)
+        assert node.hear(BOB, factory.chunk_ack(0, 0, 5, message_id=OTHER_ID), 1.01) == [done]
+
+    def test_it_goes_again_when_it_was_lost(self, node: Node) -> None:
+        node.push(OTHER_ID, BOB.address, b"small", 1.0)
+        node.take_wire()
+        node.hear(BOB, factory.init_ack(5, message_id=OTHER_ID), 1.01)
+        assert node.wait_until(1.0 + SHORTEST_REPEAT) == [factory.chunk(0, 0, b"small", message_id=OTHER_ID)]
+
+    def test_it_goes_again_behind_an_init_that_was_repeated_and_made_a_reference_node_forget_it(
+        self, node: Node
+    ) -> None:
+        node.push(OTHER_ID, BOB.address, b"small", 1.0)
+        node.take_wire()
+        assert node.wait_until(1.0 + SHORTEST_REPEAT) == [factory.init(5, message_id=OTHER_ID)]
+        chunk = factory.chunk(0, 0, b"small", message_id=OTHER_ID)
+        assert node.hear(BOB, factory.init_ack(5, message_id=OTHER_ID), 1.2) == [chunk]
+
+    def test_it_waits_where_nothing_was_heard_yet_and_where_there_are_more(self, node: Node) -> None:
+        node.push(OTHER_ID, CAROL.address, b"small", 1.0)
+        assert node.sent() == [factory.init(5, message_id=OTHER_ID)]
+        node.push(IDS[0], BOB.address, bytes(1301), 1.0)
+        assert node.sent() == [factory.init(1301, message_id=IDS[0])]
+
+    def test_what_is_given_up_before_it_was_accepted_takes_no_room_of_the_others(self, node: Node) -> None:
+        for _ in range(2 * FIRST_WINDOW // 1000):
+            node.push(OTHER_ID, BOB.address, bytes(1000), 1.0)
+            node.box.cancel(OTHER_ID, 1.0)
+            assert kinds(node.sent())["CHUNK"] == 1
+
+
 class TestSharing:
     def test_messages_to_one_node_share_its_window_in_equal_bytes(self) -> None:
         node = Node(ALICE)
@@ -405,7 +453,10 @@ class TestSharing:
         node.hear(BOB, factory.init_ack(3, flags=0x8500))
         node.hear(BOB, factory.chunk_ack(0, 0, 3))
         assert node.state(ID) is State.PENDING
-        assert node.hear(BOB, factory.done_ack(1, b"one")) == [factory.init(4, flags=0x8400)]
+        assert node.hear(BOB, factory.done_ack(1, b"one")) == [
+            factory.init(4, flags=0x8400),
+            factory.chunk(0, 0, b"two!"),
+        ]
         node.hear(BOB, factory.init_ack(4, flags=0x8500))
         node.hear(BOB, factory.chunk_ack(0, 0, 4))
         node.hear(BOB, factory.done_ack(1, b"two!"))

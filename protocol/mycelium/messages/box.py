@@ -1,7 +1,7 @@
 """A node's message box: own messages go out, those of others come in, and each arrives once (messages spec).
 
     packets, chunking     what is on the wire; how a message is cut
-    sender                own messages: outgoing (one of them), pacing
+    sender                own messages: outgoing (one of them), ways, pacing, records
     receiver              incoming messages: reassembly (one of them), completions, topics
     inbox                 complete messages and who reads them
 
@@ -24,7 +24,8 @@ from protocol.mycelium.messages.limits import Limits
 from protocol.mycelium.messages.packets import Aborted, Chunk, Done, Init, MessageError, Packet, decode
 from protocol.mycelium.messages.reassembly import Pending
 from protocol.mycelium.messages.receiver import Receiver, Rules, SavedPending
-from protocol.mycelium.messages.sender import OutboxFull, Progress, SavedOutgoing, Sender, Status
+from protocol.mycelium.messages.records import Progress, SavedOutgoing, Status
+from protocol.mycelium.messages.sender import OutboxFull, Sender
 from protocol.mycelium.messages.topics import TopicRules
 
 _LOCAL_STEP: Final = 256

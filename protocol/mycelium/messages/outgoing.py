@@ -163,7 +163,8 @@ class Outgoing:
         self.offered = False
         """Its INIT asks whether large chunks may be used."""
         self.flight: dict[int, float] = {}
-        """Chunk index → when it was sent, of those under way; the one sent longest ago first."""
+        """Chunk index → when it was sent, of those under way; the one sent longest ago first. While its INIT is not
+        acknowledged: its only chunk, where that went right behind it."""
         self.resumed: Sequence[int] = ()
         """Chunks that were acknowledged in an earlier life."""
         self.in_ring = False

@@ -44,6 +44,11 @@ class Pace:
         """Sent, and neither acknowledged nor given up."""
 
     @property
+    def is_known(self) -> bool:
+        """Whether the remote has answered lately: there is a way, and it understands."""
+        return self._smoothed is not None
+
+    @property
     def has_room(self) -> bool:
         """Whether a chunk may go."""
         return self.flight < self.window

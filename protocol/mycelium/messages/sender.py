@@ -9,20 +9,18 @@ Where it does better than the reference, without a reference node noticing:
    sent by beginning again; after that, since it may have delivered the message already, only when it acknowledges the
    first chunk as one of a message that it still lacks
  - two replies with one id to one node go one after the other (Q9)
+ - the only chunk of a short message goes right behind its INIT, where the node was heard of lately: a receiver takes
+   them one after the other, so that nothing but the wait between them is left out
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
-from protocol.mycelium.messages.chunking import CHUNK_BYTES, LARGE_CHUNK_BYTES, ChunkPlan
-from protocol.mycelium.messages.core import Core, Key, MessageBoxError, MessageRefused, check_message
+from protocol.mycelium.messages.chunking import CHUNK_BYTES, LARGE_CHUNK_BYTES
+from protocol.mycelium.messages.core import Core, Key, MessageBoxError, check_message
 from protocol.mycelium.messages.events import ForgetOutgoing, State, StateChanged, StoreDoneSent, StoreOutgoing
 from protocol.mycelium.messages.outgoing import EAGER_SECONDS, FINAL_PHASES, Outgoing, Phase, Saw
-from protocol.mycelium.messages.pacing import Pace
 from protocol.mycelium.messages.packets import (
     ACCEPT_LARGE,
     OFFER_LARGE,
@@ -35,6 +33,8 @@ from protocol.mycelium.messages.packets import (
     Read,
     ReadAck,
 )
+from protocol.mycelium.messages.records import Progress, SavedOutgoing, Status, status_of
+from protocol.mycelium.messages.ways import Way, Ways
 from protocol.mycelium.routing.deadlines import Deadlines
 
 MAX_CLEAN: Final = 4096
@@ -44,8 +44,6 @@ MAX_UNDER_WAY: Final = 512
 do than it can answers none in time, and everything is repeated. One that is not answered for `STALLED_SECONDS` counts
 no longer: its topic may be refused."""
 STALLED_SECONDS: Final = 1.0
-IDLE_WAYS: Final = 256
-"""Remotes without a message under way whose pace is kept for the next one."""
 PROBE: Final = 0
 """Index of the chunk that asks a receiver, which doesn't answer DONE, whether it still lacks something."""
 _STEP: Final = 256
@@ -57,79 +55,6 @@ _FINISHED_COUNTERS: Final = {State.RECEIVED: "messages_accepted", State.ABORTED:
 
 class OutboxFull(MessageBoxError):
     """There is no room for another own message."""
-
-
-class Status(NamedTuple):
-    """What the API says of an own message. Times are monotonic seconds."""
-
-    id: bytes
-    destination: bytes
-    state: State
-    pending: int
-    """Chunks never sent; the three counts mean something in SENDING only."""
-    sent: int
-    acked: int
-    created: float
-    deadline: float
-    length: int
-    topic: bytes
-    reply: bool
-
-
-class Progress(NamedTuple):
-    """How far an own message is that is being sent: what a successor need not send again."""
-
-    number: int
-    largest: int
-    """Bytes of its largest chunk: how it is cut."""
-    acked: bytes
-    """One byte for each chunk: 1 where it was acknowledged."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedOutgoing:
-    """What is known of an own message of an earlier life."""
-
-    number: int
-    id: bytes
-    destination: bytes
-    topic: bytes
-    reply: bool
-    data: bytes
-    """May be empty when the state is a final one."""
-    created: float
-    """Monotonic seconds; in the past."""
-    state: State
-    done_sent: bool
-    acked: Sequence[int] = ()
-    """Indices of chunks that were acknowledged. Optional: without them the message begins again."""
-    length: int = 0
-    """Bytes; counts only when the state is a final one, and its data gone."""
-    largest: int = CHUNK_BYTES
-    """Bytes of its largest chunk, where some were acknowledged."""
-
-    def __post_init__(self) -> None:
-        check_message(self.id, (self.destination,), self.topic)
-        count = ChunkPlan(len(self.data), self.largest).count
-        for index in self.acked:
-            if not 0 <= index < count:
-                raise MessageRefused(f"chunk {index} of a message of {count} chunks can't have been acknowledged")
-
-
-class _Way:
-    """The way to one remote, and the messages that have chunks for it."""
-
-    __slots__ = ("pace", "ring", "under_way", "users", "waiting")
-
-    def __init__(self) -> None:
-        self.pace = Pace()
-        self.ring: deque[Outgoing] = deque()
-        self.under_way: set[int] = set()
-        """Numbers of the messages that keep others from being announced."""
-        self.waiting: deque[Outgoing] = deque()
-        """Messages that wait to be announced."""
-        self.users = 0
-        """Messages that are not finished."""
 
 
 class Sender:
@@ -144,8 +69,7 @@ class Sender:
         """The one of each key that is neither finished nor queued."""
         self._latest: dict[bytes, Outgoing] = {}
         """Message id → the latest with it."""
-        self._ways: dict[bytes, _Way] = {}
-        self._idle: OrderedDict[bytes, _Way] = OrderedDict()
+        self._ways = Ways()
         self._deadlines: Deadlines[int] = Deadlines()
         self._clean: set[bytes] = set()
         """The /64 to which packets of any size may go."""
@@ -202,11 +126,11 @@ class Sender:
     def status(self, message_id: bytes) -> Status | None:
         """Of the latest own message with this id; None when there is none of the last 600 s."""
         message = self._latest.get(message_id)
-        return None if message is None else _status(message)
+        return None if message is None else status_of(message)
 
     def all(self) -> list[Status]:
         """Of every own message of the last 600 s, in the order in which they were pushed."""
-        return [_status(message) for message in self._messages.values()]
+        return [status_of(message) for message in self._messages.values()]
 
     def cancel(self, message_id: bytes, now: float) -> bool | None:
         """Gives up the latest own message with this id; None where there is none, False where it is finished."""
@@ -289,6 +213,8 @@ class Sender:
         else:
             self._way(message).pace.bounded(now - message.first_sent_at)
         self._move(message, Saw.INIT_ACKED, now)
+        if message.flight:
+            message.sent(0, message.flight[0])
         self._go_on(message, now)
         return True
 
@@ -395,6 +321,8 @@ class Sender:
         message.sent_once = False
         message.sent_at = now
         if message.phase is Phase.PENDING:
+            # It makes a reference node forget the chunk that went behind the first one (5.7), which goes again then.
+            self._leave_flight(message)
             self._send(message, message.init())
             return
         self._send(message, message.done())
@@ -411,10 +339,7 @@ class Sender:
         self._latest[message.id] = message
         if not message.finished:
             self._bytes += message.length
-            subnet = message.key.subnet
-            if subnet not in self._ways:
-                self._ways[subnet] = self._idle.pop(subnet) if subnet in self._idle else _Way()
-            self._ways[subnet].users += 1
+            self._ways.enter(message.key.subnet)
             if now >= message.abort_at:
                 self._abort(message, now)
             else:
@@ -435,14 +360,14 @@ class Sender:
         else:
             self._begin(message, way, now)
 
-    def _begin_waiting(self, way: _Way, now: float) -> None:
+    def _begin_waiting(self, way: Way, now: float) -> None:
         """Begins with messages that waited their turn."""
         while way.waiting and len(way.under_way) < MAX_UNDER_WAY:
             message = way.waiting.popleft()
             if not message.finished:
                 self._begin(message, way, now)
 
-    def _begin(self, message: Outgoing, way: _Way, now: float) -> None:
+    def _begin(self, message: Outgoing, way: Way, now: float) -> None:
         way.under_way.add(message.number)
         if message.done_sent:
             self._conclude(message, Saw.FREE_AFTER_DONE, now)
@@ -459,11 +384,17 @@ class Sender:
         self._announce_again(message, now)
 
     def _announce_again(self, message: Outgoing, now: float) -> None:
+        self._leave_flight(message)
         message.offered = message.length > CHUNK_BYTES and message.key.subnet in self._clean
         message.cut(CHUNK_BYTES)
         message.sent_at = message.first_sent_at = now
         message.sent_once = True
         self._send(message, message.init())
+        pace = self._way(message).pace
+        if message.plan.count == 1 and pace.is_known and pace.has_room:
+            pace.flight += message.length
+            message.flight[0] = now
+            self._send(message, message.chunk(0))
         self._arm(message)
 
     def _cut_small(self, message: Outgoing, now: float) -> None:
@@ -485,7 +416,7 @@ class Sender:
         self._pump(self._way(message), now)
         self._arm(message)
 
-    def _pump(self, way: _Way, now: float) -> None:
+    def _pump(self, way: Way, now: float) -> None:
         """Sends chunks to one node until its window is full, one of each message in turn.
 
         Those of long messages are of the same size, so that these are turns of equal bytes.
@@ -529,13 +460,7 @@ class Sender:
             self._begin_next(message.key, now)
         self._begin_waiting(way, now)
         self._pump(way, now)
-        way.users -= 1
-        if not way.users:
-            way.ring.clear()
-            del self._ways[message.key.subnet]
-            self._idle[message.key.subnet] = way
-            if len(self._idle) > IDLE_WAYS:
-                self._idle.popitem(last=False)
+        self._ways.leave(message.key.subnet)
 
     def _abort(self, message: Outgoing, now: float) -> None:
         # One that never began has told the receiver nothing, and its ABORTED would hit the earlier one of the same id.
@@ -582,22 +507,5 @@ class Sender:
     def _send(self, message: Outgoing, packet: Packet) -> None:
         self._core.send(self._core.address, message.destination, packet)
 
-    def _way(self, message: Outgoing) -> _Way:
+    def _way(self, message: Outgoing) -> Way:
         return self._ways[message.key.subnet]
-
-
-def _status(message: Outgoing) -> Status:
-    never, sent, acked = message.counts
-    return Status(
-        message.id,
-        message.destination,
-        message.state,
-        never,
-        sent,
-        acked,
-        message.created,
-        message.abort_at,
-        message.length,
-        message.topic,
-        message.reply,
-    )
