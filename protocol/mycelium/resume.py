@@ -25,3 +25,21 @@ def packet_end(piece: Buffer, start: int) -> int:
         if header.startswith(_CONTROL):
             return start + CONTROL_HEADER + int.from_bytes(header[_CONTROL_LENGTH], "big")
     return 0
+
+
+def cut_packets(stream: bytearray) -> list[bytes]:
+    """Takes the whole packets from the beginning of `stream`, in which the rest stays, be it a header's first bytes.
+
+    Where no packet begins the last that is given is what lies there, for a decoder to say what is wrong with it.
+    """
+    packets: list[bytes] = []
+    start = 0
+    with memoryview(stream) as view:
+        while (end := packet_end(view, start)) and end <= len(view):
+            packets.append(bytes(view[start:end]))
+            start = end
+    del stream[:start]
+    if not end and len(stream) >= CONTROL_HEADER:
+        packets.append(bytes(stream[:DATA_HEADER]))
+        stream.clear()
+    return packets

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.mycelium.resume import packet_end
+from protocol.mycelium.resume import cut_packets, packet_end
 from tests.unit import wire_factory as factory
 
 PACKETS = st.one_of(
@@ -36,3 +36,32 @@ def test_end_of_a_packet_that_is_not_all_there_is_told() -> None:
     packet = factory.data(bytes(100))
     assert packet_end(packet[:8], 0) == len(packet)
     assert packet_end(packet[:7], 0) == 0
+
+
+@given(st.lists(PACKETS, min_size=1, max_size=5), st.lists(st.integers(1, 400), min_size=1, max_size=20))
+def test_stream_is_cut_into_its_packets_however_it_arrives(packets: list[bytes], sizes: list[int]) -> None:
+    whole = b"".join(packets)
+    stream, cut, start = bytearray(), [], 0
+    while start < len(whole):
+        # The first 20 pieces, then all the rest.
+        end = start + sizes.pop() if sizes else len(whole)
+        stream += whole[start:end]
+        cut += cut_packets(stream)
+        start = end
+    assert cut == packets
+    assert not stream
+
+
+@pytest.mark.parametrize("held_back", range(1, 28))
+def test_header_that_arrives_in_two_parts_is_waited_for(held_back: int) -> None:
+    first, second = factory.data(bytes(50)), factory.control(bytes(range(20)))
+    stream = bytearray(first + second[:-held_back])
+    cut = cut_packets(stream)
+    stream += second[-held_back:]
+    assert [*cut, *cut_packets(stream)] == [first, second]
+
+
+def test_what_is_no_packet_is_given_as_it_lies_there() -> None:
+    stream = bytearray(factory.hello() + b"\x02garbage that goes on and on")
+    assert cut_packets(stream) == [factory.hello(), b"\x02garbage that goes on and on"]
+    assert not stream

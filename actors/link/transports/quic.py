@@ -24,8 +24,8 @@ from actors.runtime.loop import READABLE, WRITABLE, Timer
 from actors.runtime.udp import Address
 from protocol.frames import ConnectionIds, LastWill
 from protocol.mycelium.endpoint import SocketAddress
-from protocol.mycelium.framing import DATA_HEADER, KIND_DATA, PACKET_HEADER
-from protocol.mycelium.resume import packet_end
+from protocol.mycelium.framing import KIND_DATA
+from protocol.mycelium.resume import cut_packets, packet_end
 from protocol.quic.path_mtu import PathMtu
 from protocol.quic.vigil import SILENT_SECONDS, Verdict, Vigil
 
@@ -230,7 +230,7 @@ class QuicTransport(Transport):
     def _take(self, happened: Happened) -> None:
         if happened.stream:
             self._stream += happened.stream
-            self._cut_stream()  # 2
+            self._packets += cut_packets(self._stream)  # 2
         for datagram in happened.datagrams:
             end = packet_end(datagram, 0)
             if not 0 < end <= len(datagram):
@@ -247,18 +247,6 @@ class QuicTransport(Transport):
             self._end = self._end or "the peer closed the connection"
         if self._end and not self._packets:
             self._over(self._end)
-
-    def _cut_stream(self) -> None:
-        stream, start = self._stream, 0
-        with memoryview(stream) as view:
-            while (end := packet_end(view, start)) and end <= len(view):
-                self._packets.append(bytes(view[start:end]))
-                start = end
-        del stream[:start]
-        if not end and len(stream) >= PACKET_HEADER:
-            # Not by us: the link's decoder says what is wrong with it, in the words it has for that.
-            self._packets.append(bytes(stream[:DATA_HEADER]))
-            stream.clear()
 
     def _open(self) -> None:
         if not self.opened and not self._closed:
