@@ -6,12 +6,13 @@ from typing import Final
 
 import pytest
 
-from actors.link.transports.quic_session import Happened, Identity, QuicSession, QuicSessionError
+from actors.link.transports.quic_session import BORNE_SECONDS, Happened, Identity, QuicSession, QuicSessionError
 from actors.runtime.udp import Address
 from protocol.quic.headers import read_header
 from protocol.quic.transport_parameters import replace_parameters
 
 CLIENT: Final[Address] = ("2001:db8::1", 1111, 0, 0)
+ELSEWHERE: Final[Address] = ("2001:db8::1", 2222, 0, 0)
 SERVER: Final[Address] = ("2001:db8::2", 9651, 0, 0)
 IDENTITY: Final = Identity.make("a.test")
 RECORDED_PARAMETERS: Final = "01048000ea600408ffffffffffffffff080105"
@@ -28,6 +29,7 @@ class Pair:
         self._server: QuicSession | None = None
         self.heard = {True: Happened(), False: Happened()}
         self.sizes: set[int] = set()
+        self.client_address = CLIENT
         self.carries = {True: 65_535, False: 65_535}
         """Bytes of the largest datagram that arrives, of the client's and of the server's."""
 
@@ -58,7 +60,7 @@ class Pair:
         """Carries a datagram to the other end, unless the path is too small for it."""
         if len(datagram) > self.carries[by_client]:
             return
-        session, sender = (self.server, CLIENT) if by_client else (self.client, SERVER)
+        session, sender = (self.server, self.client_address) if by_client else (self.client, SERVER)
         session.receive(datagram, len(datagram), sender, self.now)
 
     def greet(self) -> None:
@@ -133,8 +135,26 @@ def test_room_ends_with_the_congestion_window(pair: Pair) -> None:
 
 def test_datagram_that_is_too_large_is_an_error_that_names_itself(pair: Pair) -> None:
     pair.client.send_datagram(bytes(1500))
+    # For a moment it may be for a reason that passes.
+    pair.client.transmit(pair.now)
     with pytest.raises(QuicSessionError, match="QUIC failed"):
-        pair.client.transmit(pair.now)
+        pair.client.transmit(pair.now + 2 * BORNE_SECONDS)
+
+
+def test_server_that_may_not_send_a_whole_packet_to_a_new_address_yet_goes_on_when_it_may(pair: Pair) -> None:
+    pair.greet()
+    pair.client.send_datagram(b"from elsewhere")
+    for datagram, _ in pair.client.transmit(pair.now):
+        pair.server.receive(datagram, len(datagram), ELSEWHERE, pair.now)
+    # Three times what came from there is less than this.
+    pair.server.send_datagram(bytes(1300))
+    assert pair.server.transmit(pair.now) == []
+    pair.client_address = ELSEWHERE
+    for _ in range(3):
+        pair.client.send_datagram(bytes(1000))
+        pair.exchange(2)
+    assert [len(data) for data in pair.heard[True].datagrams] == [1300]
+    assert pair.server.remote == ELSEWHERE
 
 
 def test_peer_hears_of_the_end(pair: Pair) -> None:

@@ -49,6 +49,8 @@ STREAM: Final = 0
 _AROUND_A_DATAGRAM: Final = 1 + 4 + 16 + 3
 """First byte, packet number, tag, frame type and length; and the connection id (wire spec 5.5)."""
 _LONG_HEADER: Final = 0x80
+BORNE_SECONDS: Final = 3.0
+"""For so long qh3 may refuse to make a packet."""
 MOST_QUESTIONS: Final = 64
 """That nobody answered yet; then the oldest is forgotten."""
 _PADDING: Final = b"\0"
@@ -123,6 +125,7 @@ class QuicSession:
         self._destination = b""
         """The connection id in them."""
         self._will = LastWill()
+        self._borne_since: float | None = None
         self._numbers = itertools.count(1)
         self._questions: dict[int, int] = {}
         """Sizes of those on their way, by their numbers."""
@@ -177,13 +180,25 @@ class QuicSession:
             while (transmit := poll(now)) is not None:
                 found.append(transmit[:2])
         except RuntimeError as error:
-            raise QuicSessionError(f"QUIC failed: {error}") from None
+            self._bear(error, now)
+        else:
+            self._borne_since = None
         if found:
             self._sent += len(found)
             last = found[-1][0]
             if not last[0] & _LONG_HEADER:
                 self._destination = last[1 : 1 + self._quic.peer_id_bytes]
         return found
+
+    def _bear(self, error: RuntimeError, now: float) -> None:
+        """Waits for what passes: a peer whose new address is not proven yet may be sent less than the next packet.
+
+        Raises `QuicSessionError` where it does not pass.
+        """
+        if self._borne_since is None:
+            self._borne_since = now
+        elif now - self._borne_since > BORNE_SECONDS:
+            raise QuicSessionError(f"QUIC failed: {error}") from None
 
     @property
     def _core(self) -> Any:
@@ -338,8 +353,11 @@ class QuicSession:
         try:
             self._quic.send_ping(number)
             transmit = core.poll_transmit(now)
-        except (QuicConnectionError, RuntimeError) as error:
+        except QuicConnectionError as error:
             raise QuicSessionError(f"QUIC failed: {error}") from None
+        except RuntimeError as error:
+            self._bear(error, now)
+            return None
         if transmit is None:
             return None
         self._sent += 1
