@@ -23,7 +23,7 @@ from tests.namespaces.test_quic import Joined, carry_flows, counters, join, reac
 pytestmark = [pytest.mark.namespaces]
 
 PATIENCE: Final = 20.0
-LONG_FLOW_BYTES: Final = 100_000_000
+LONG_FLOW_BYTES: Final = 60_000_000
 AT_ONCE_SECONDS: Final = 5.0
 SWALLOWS_ABOVE: Final = 1320
 """Bytes of IP packet."""
