@@ -184,6 +184,7 @@ def _peers(around: Surroundings) -> Birth[PeersConfig]:
             around.config.ways,
             around.peers_memory,
             around.config.peers,
+            around.config.firewall_mark is not None,
             read_passwords(around.config.socks_password_file),
             subnet_of(address_of(around.public_key)).network[:8],
             around.kept_links(),

@@ -442,7 +442,10 @@ def _path_for(endpoint: str) -> str:
     """Where peers of this form are served: the reference's own path knows those that the reference knows."""
     try:
         ours = Target.parse(endpoint).endpoint is None
-    except (EndpointError, TargetError):
+    except TargetError:
+        # Whoever takes names has better words for what is wrong with one.
+        ours = True
+    except EndpointError:
         ours = False
     return OUR_PEERS if ours else "/admin/peers"
 

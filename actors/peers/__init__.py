@@ -21,12 +21,15 @@ from typing import Any, Final
 import msgpack
 
 from actors.peers.accepting import Acceptor
+from actors.peers.asking_servers import MarkedResolver
 from actors.peers.config import PeersConfig
-from actors.peers.dialling import Dialler, Sockets, Then
+from actors.peers.dialling import Dialler, Then
 from actors.peers.discovery import Discovery
 from actors.peers.ends import Ends
 from actors.peers.network import Network, address_text
 from actors.peers.quic_listener import BUSY, QuicListener, Stranger
+from actors.peers.resolving import Resolver
+from actors.peers.sockets import Sockets
 from actors.runtime.actor import Runtime
 from actors.runtime.answers import Answers, LongAnswer
 from actors.runtime.budget import Budget
@@ -114,6 +117,7 @@ class Peers:
         self._dialler = Dialler(
             runtime,
             self._sockets,
+            MarkedResolver(runtime, self._sockets) if config.marked else Resolver(runtime),
             lambda at: self._ways.transport(at) in HANDSHAKES,
             Then(self._dialled, self._connected, self._dial_failed, self._give_up_link),
             config.passwords,

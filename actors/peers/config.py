@@ -46,6 +46,8 @@ class PeersConfig:
     """Descriptor of the memory file: peers added and removed since the node's start."""
     endpoints: tuple[str, ...] = field(repr=False)
     """From the command line or the configuration, spelled with their passwords."""
+    marked: bool
+    """Whether what goes out bears a firewall mark."""
     passwords: Passwords
     """At SOCKS5 proxies, from a file."""
     own_subnet: bytes

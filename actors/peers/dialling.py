@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import socket
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.peers.network import watch_over
-from actors.peers.resolving import Resolver
+from actors.peers.resolving import Resolves
+from actors.peers.sockets import Sockets
 from actors.runtime.actor import Runtime
 from actors.runtime.loop import READABLE, WRITABLE, Timer
 from protocol.frames import OpenDatagramSocket, OpenSocket, SocketKind, SocketOpened
@@ -43,29 +43,8 @@ OnShaken = Callable[[str, int], None]
 """Is given the peer, and the link whose handshake was the first to be done."""
 GiveUpLink = Callable[[int, str], None]
 """Is given a link that nobody waits for any more, and why."""
-OnOpened = Callable[[SocketOpened, list[int]], None]
-"""Is given the supervisor's answer and the socket that came along, if any."""
 OnFailed = Callable[[str, str], None]
 """Is given the peer, and why none of its addresses answered."""
-
-
-class Sockets:
-    """Asks the supervisor for sockets, which it marks and hands over."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._asked: dict[int, OnOpened] = {}
-        self._tokens = itertools.count(1)
-        runtime.on_channel(SocketOpened, self._on_opened)
-
-    def ask(self, question: Callable[[int], object], then: OnOpened) -> None:
-        """Sends the frame that `question` makes of a token, and calls `then` with the answer."""
-        token = next(self._tokens)
-        self._asked[token] = then
-        self._runtime.tell_supervisor(question(token))
-
-    def _on_opened(self, message: SocketOpened, descriptors: list[int]) -> None:
-        self._asked.pop(message.token)(message, descriptors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +64,7 @@ class Dialler:
         self,
         runtime: Runtime,
         sockets: Sockets,
+        resolver: Resolves,
         shakes_hands: Callable[[Endpoint], bool],
         then: Then,
         passwords: Passwords,
@@ -94,7 +74,7 @@ class Dialler:
         self._shakes_hands = shakes_hands
         self._then = then
         self._passwords = passwords
-        self._resolver = Resolver(runtime)
+        self._resolver = resolver
         self._dials: dict[str, _Dial] = {}
         self._shaking: dict[int, _Dial] = {}
         """By the link whose handshake goes on."""

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, Protocol
 
 from actors.runtime.actor import Runtime
 from protocol.mycelium.endpoint import SocketAddress
@@ -23,6 +23,13 @@ Found = list[SocketAddress]
 """The families in turn, the system's favourite first."""
 Answer = Callable[[Found, str], None]
 """Is called with what was found, `MOST_ADDRESSES` at most, or with nothing and the reason."""
+
+
+class Resolves(Protocol):
+    """Whoever looks up host names."""
+
+    def look_up(self, host: HostName, answer: Answer, /) -> None:
+        """Calls `answer` in a later round of the loop."""
 
 
 class Resolver:

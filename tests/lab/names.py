@@ -17,6 +17,7 @@ PORT: Final = 53
 LARGEST_DATAGRAM: Final = 512
 _A: Final = 1
 _AAAA: Final = 28
+_OPT: Final = 41
 _RESPONSE: Final = 0x8180
 _TRUNCATED: Final = 0x0200
 _NO_SUCH_NAME: Final = 3
@@ -58,7 +59,7 @@ class NameServer:
             if not question:
                 return
             answer = self._answer(question, "udp")
-            if len(answer) > LARGEST_DATAGRAM:
+            if len(answer) > _room(question):
                 head, rest = struct.unpack_from("!HH", answer), answer[4:6]
                 end = 12 + answer[12:].index(0) + 5
                 answer = struct.pack("!HH", head[0], head[1] | _TRUNCATED) + rest + bytes(6) + answer[12:end]
@@ -96,6 +97,13 @@ class NameServer:
             struct.pack("!HHHIH", 0xC00C, kind, 1, 60, len(address.packed)) + address.packed for address in found
         )
         return number + struct.pack("!HHHHH", flags, 1, len(found), 0, 0) + question[12:end] + records
+
+
+def _room(question: bytes) -> int:
+    """How large a datagram the client takes: what its OPT record says (RFC 6891), else 512 bytes."""
+    end = 12 + question[12:].index(0) + 5
+    kind, size = struct.unpack_from("!xHH", question, end) if len(question) > end else (0, 0)
+    return size if kind == _OPT else LARGEST_DATAGRAM
 
 
 @contextlib.contextmanager
