@@ -139,7 +139,8 @@ def test_three_hundred_nodes_converge_and_heal() -> None:
 
 def test_control_traffic_settles() -> None:
     network, _, _ = random_network(3, 40, 20)
-    network.run(10.0)
+    # Until double wires are measured, and between the Hellos of all.
+    network.run(65.0)
     settled = network.packets
 
     network.run(9.0)

@@ -181,6 +181,11 @@ class Router:
         if self._core.links.hello_due(now):
             for neighbour in self._core.links:
                 self._core.events.append(Send(neighbour.id, neighbour.hello(now)))
+        measured, known = self._core.links.take_measures(now)
+        for neighbour in measured:
+            self._core.events.append(Send(neighbour.id, neighbour.hello(now)))
+        for neighbour in known:
+            self._choose_again(neighbour.id, now)
         if self._core.links and self._announcement_tick.passed(now):
             self._announcer.own_prefix(self._core.links)
         for prefix, destination in self._core.table.pop_due(now, _STEP):
@@ -278,6 +283,13 @@ class Router:
             for entry in destination.entries:
                 if (entry.state is EntryState.SELECTED) is selected:
                     yield RouteInfo(prefix, entry.link, entry.metric, entry.seqno)
+
+    def _choose_again(self, link: int, now: float) -> None:
+        """What a link costs is known by now: whatever it leads to may have a better way, or a worse one."""
+        for prefix, destination in self._core.table.via(link):
+            before = self._selection.chosen(destination)
+            if self._selection.best(prefix, destination) is not destination.selected:
+                self._selection.settle(prefix, destination, before, Cause.UPDATE, now)
 
     def _forget_link(self, link: int, now: float) -> None:
         if self._core.links.down(link) is not None:

@@ -62,6 +62,16 @@ class Updates:
         if waiting is not None and not announced:
             self._announcer.triggered(prefix, destination, waiting, now)
         self._drop_surplus_entry(prefix, destination)
+        if update.metric == 0:
+            self._measure_links(destination, now)
+
+    def _measure_links(self, destination: Destination, now: float) -> None:
+        """Where several links lead to one neighbour, which of them is the best should soon be known."""
+        found = (self._core.links.get(entry.link) for entry in destination.entries if entry.metric == 0)
+        links = [link for link in found if link is not None]
+        if len(links) > 1:
+            for link in links:
+                self._core.links.measure(link, now)
 
     def _believable(self, update: Update) -> bool:
         """The filters of wire spec 7.6: an announced prefix must contain the address that its origin's key gives."""
