@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
@@ -96,8 +97,13 @@ class _Lookup:
             self._done([], f"cannot look up {self._host}: {reasons}")
             return
         server = self._servers.pop(0)
+        try:
+            place = _place(server)
+        except OSError as error:
+            self._failed(server, f"can't be asked: {error.strerror}")
+            return
         self._sockets.ask(
-            lambda token: OpenDatagramSocket(token, "", str(SocketAddress(server, PORT))),
+            lambda token: OpenDatagramSocket(token, "", str(place)),
             lambda message, descriptors: self._on_socket(server, message, descriptors),
         )
 
@@ -162,6 +168,14 @@ class _Lookup:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
             self._socket = None
+
+
+def _place(server: Address) -> SocketAddress:
+    """Where it listens. Raises `OSError` where its interface is not there."""
+    if not isinstance(server, IPv6Address) or server.scope_id is None:
+        return SocketAddress(server, PORT)
+    scope = int(server.scope_id) if server.scope_id.isdecimal() else socket.if_nametoindex(server.scope_id)
+    return SocketAddress(IPv6Address(server.packed), PORT, scope)
 
 
 def _content(path: Path) -> str:

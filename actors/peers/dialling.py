@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.peers.network import watch_over
-from actors.peers.resolving import Resolves
+from actors.peers.resolving import OutOfReach, Resolves
 from actors.peers.sockets import Sockets
 from actors.runtime.actor import Runtime
 from actors.runtime.loop import READABLE, WRITABLE, Timer
@@ -75,6 +75,7 @@ class Dialler:
         self._then = then
         self._passwords = passwords
         self._resolver = resolver
+        self._out_of_reach = OutOfReach()
         self._dials: dict[str, _Dial] = {}
         self._shaking: dict[int, _Dial] = {}
         """By the link whose handshake goes on."""
@@ -93,6 +94,9 @@ class Dialler:
             return
         name = target.to_resolve
         if name is not None:
+            if replaced := self._out_of_reach.find():
+                self._runtime.log.info("starts anew: a file about names was replaced", file=replaced)
+                self._runtime.stop()
             self._resolver.look_up(name, dial.on_addresses)
             return
         place = target.place if target.proxy is None else target.proxy

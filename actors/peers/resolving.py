@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Final, Protocol
 
 from actors.runtime.actor import Runtime
@@ -23,6 +24,30 @@ Found = list[SocketAddress]
 """The families in turn, the system's favourite first."""
 Answer = Callable[[Found, str], None]
 """Is called with what was found, `MOST_ADDRESSES` at most, or with nothing and the reason."""
+
+
+FILES: Final = (Path("/etc/resolv.conf"), Path("/etc/hosts"), Path("/etc/nsswitch.conf"))
+"""What says how names are looked up, and is replaced by a new file when it changes."""
+
+
+class OutOfReach:
+    """Landlock lets a process read the files that were there when it was born. One that took the place of such a file
+    is out of its reach: then only a successor of this process can look names up."""
+
+    def __init__(self) -> None:
+        self._readable = [path for path in FILES if _may_read(path)]
+
+    def find(self) -> Path | None:
+        """A file that could be read at birth and can't be now, if there is one."""
+        return next((path for path in self._readable if path.exists() and not _may_read(path)), None)
+
+
+def _may_read(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 class Resolves(Protocol):

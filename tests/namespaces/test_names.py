@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,7 +16,7 @@ from tests.lab.nodes import LISTEN_PORT, SeptateNode
 from tests.lab.ping import ping_until_reply
 from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT
-from tests.namespaces.processes import wait_for_counter
+from tests.namespaces.processes import find_process, wait_for_counter, wait_for_successor
 
 pytestmark = pytest.mark.namespaces
 
@@ -33,6 +36,11 @@ def rows(node: SeptateNode) -> list[dict[str, Any]]:
 def alive(node: SeptateNode) -> str:
     """Where the node's only peer was reached, when it is connected."""
     return "".join(str(row["reached"]) for row in rows(node) if row["state"] == "alive")
+
+
+def unreadable(folder: str, names: list[str]) -> list[str]:
+    """Those of the names in a folder that this user may not copy."""
+    return [name for name in names if not os.access(Path(folder, name), os.R_OK)]
 
 
 def links(node: SeptateNode) -> int:
@@ -139,3 +147,26 @@ def test_with_a_firewall_mark_names_are_asked_for_by_marked_questions(lab: Lab) 
         assert reason == f"cannot look up nobody.test: {wire.right_address} knows no such name"
         assert {name for name, _, _ in server.asked} == {"peer.test", "nobody.test"}
         node.stop()
+
+
+def test_file_about_names_that_is_replaced_is_read_without_a_restart_of_the_node(lab: Lab) -> None:
+    near, far = lab.namespace("near"), lab.namespace("far")
+    wire = lab.wire(near, far, addresses=2)
+    listener = SeptateNode(lab, far).start()
+    listener.wait_until_up()
+    folder = lab.folder / "etc"
+    shutil.copytree("/etc", folder, symlinks=True, ignore=unreadable)
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.9\n")
+    near.etc["."] = folder
+    options = ("--named-peer", f"quic://peer.test:{LISTEN_PORT}")
+    node = SeptateNode(lab, near, peers=[listener.endpoint(wire.right_address)], options=options).start()
+    node.wait_until_up()
+    node.wait_for_links(1)
+    process = find_process(node, "peers")
+    # As an editor does it, and whoever configures a network.
+    (folder / "new").write_text(f"{wire.right_addresses[1]} peer.test\n")
+    (folder / "new").rename(folder / "hosts")
+    node.wait_for_links(2, timeout=20.0)
+    assert wait_for_successor(node, process).restarts == process.restarts + 1
+    # The other link was there all the time.
+    assert wait_for_counter(listener, "peers", "accepts.connected", 2) == 2
