@@ -27,7 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.links", description="Measure what links cost and how they fare.")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="which of %(default)s")
     parser.add_argument("--only", default=",".join(TRANSPORTS), help="transports (%(default)s)")
-    parser.add_argument("--pairs", default=",".join(PAIRS), help="who dials whom: s Septate, m Mycelium (%(default)s)")
+    parser.add_argument(
+        "--pairs", default=",".join(PAIRS), help="who dials whom: s Septate, m Mycelium, y Yggdrasil (%(default)s)"
+    )
     parser.add_argument("--seconds", type=int, default=3, help="of each stream (%(default)s)")
     given = parser.parse_args()
     sections = given.sections.split(",")

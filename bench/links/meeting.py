@@ -14,7 +14,7 @@ from tests.lab.nodes import LISTEN_PORT, TUN_NAME, MyceliumNode, Node, PrivateMy
 from tests.lab.ping import ping_until_reply
 
 TRANSPORTS: Final = ("tcp", "tls", "quic", "unix")
-PAIRS: Final = ("ss", "sm", "ms", "mm")
+PAIRS: Final = ("ss", "sm", "ms", "mm", "yy")
 """Who dials and who listens: s is Septate, m Mycelium, y Yggdrasil, which speaks to its own kind."""
 NAMES: Final = {"s": "Septate", "m": "Mycelium", "y": "Yggdrasil"}
 REFERENCE_MTU: Final = "1342"
@@ -31,8 +31,9 @@ class Choice:
     """Of each stream."""
 
     def kinds(self) -> list[tuple[str, str]]:
-        """(letter, transport) of all contenders that meet their own kind, and are here."""
-        found = [(letter, transport) for transport in self.transports for letter in NAMES]
+        """(letter, transport) of the contenders that are wanted, and here, and meet their own kind."""
+        wanted = [letter for letter in NAMES if letter * 2 in self.pairs]
+        found = [(letter, transport) for transport in self.transports for letter in wanted]
         return [(letter, transport) for letter, transport in found if refusal(letter * 2, transport) is None]
 
 
