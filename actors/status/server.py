@@ -28,6 +28,8 @@ CONNECTIONS: Final = 1000
 MAX_ANSWER_BYTES: Final = 256 << 20
 _JOIN_BELOW: Final = 64 << 10
 """A copy of so few bytes costs less than a second call of send."""
+_READ_BELOW: Final = 256 << 10
+"""Who has so much of an answer to read is not read from until he has."""
 IDLE_S: Final = 20.0
 """A thread that had nothing to do for so long ends."""
 KEPT_THREADS: Final = 4
@@ -157,7 +159,7 @@ class _Waker:
     """Wakes the serving thread when a request was answered, where there is anything for it to do.
 
     It reads from a connection while a request of that is served. So it needs to hear of the end of one only when
-    something is left to be sent, to be closed, or to be read that it had put off: of hardly any.
+    something is left to be sent, to be closed, or to be read that it may have put off: of hardly any.
     """
 
     def __init__(self, pull: Callable[[], None]) -> None:
@@ -216,17 +218,37 @@ def _channel_class(limits: BodyLimits) -> type[Any]:
         """While it is a list: what was written, to be sent in one piece."""
 
         def service(self) -> None:
-            _served.channel = self
+            _served.channel, self.written = self, 0
             try:
                 super().service()
             finally:
                 _served.channel = None
 
+        written = 0
+        """By the request that is being served."""
+
         def needs_the_serving_thread(self) -> bool:
-            return bool(self.will_close or self.close_when_flushed or self.total_outbufs_len or self.requests)
+            return bool(
+                self.will_close
+                or self.close_when_flushed
+                or self.total_outbufs_len
+                or self.requests
+                or self.written > _READ_BELOW
+            )
+
+        def readable(self) -> bool:
+            # As in waitress, but while a short answer is on its way, too: else the serving thread, if it looks in that
+            # moment, reads no more until it is woken.
+            return not (
+                self.will_close
+                or self.close_when_flushed
+                or len(self.requests) > self.adj.channel_request_lookahead
+                or self.total_outbufs_len > _READ_BELOW
+            )
 
         def write_soon(self, data: Any) -> int:
             if self.held is None:
+                self.written += len(data)
                 return int(super().write_soon(data))
             self.held.append(data)
             return len(data)

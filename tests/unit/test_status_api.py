@@ -340,6 +340,27 @@ def test_actors_of_a_node_without_living_actors_are_unavailable() -> None:
         assert (answer["status"], answer["body"]["json"]["actor"]) == (503, "supervisor")
 
 
+def test_connection_is_read_from_while_a_short_answer_is_on_its_way() -> None:
+    # Else a look in that moment is the last: nobody wakes the serving thread when the answer is gone.
+    with run_folder() as folder, Asker(folder) as asker:
+        listener = socket.create_server(("127.0.0.1", 0))
+        node = ApiNode(NodeFacts(KEYS["A"], STARTED), Actors(asker), Waits(1, Counter()))
+        (server,) = status.servers(StatusConfig(KEYS["A"], listener.detach(), STARTED, folder), node, Counter())
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            inside = server._server
+            channel = inside.channel_class(inside, ours, ("", 0), inside.adj, map={})
+            for waiting, is_read in ((1000, True), (1 << 20, False)):
+                channel.total_outbufs_len = waiting
+                assert channel.readable() is is_read
+            channel.total_outbufs_len = 0
+            for written, wakes in ((1000, False), (1 << 20, True)):
+                channel.written = written
+                assert channel.needs_the_serving_thread() is wakes
+        server.start()
+        server.stop()
+
+
 def test_threads_come_when_they_are_needed_and_go_when_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "IDLE_S", 0.05)
     monkeypatch.setattr(server, "KEPT_THREADS", 1)
