@@ -28,7 +28,7 @@ from actors import openings, setup
 from actors.births import Surroundings
 from actors.child import Child, how_it_ended, signal_name
 from actors.keepsakes import Arenas, Connection
-from actors.link.transports import TRANSPORTS
+from actors.link.transports import TRANSPORTS, TransportError
 from actors.peers.accepting import Listener
 from actors.peers.config import KeptLink
 from actors.peers.discovery import DiscoveryConfig
@@ -148,9 +148,7 @@ class Supervisor:
     def _set_up(self) -> tuple[DeviceReady, list[int]] | None:
         given = self._config
         tun_name = given.tun_name if given.tun else None
-        config = setup.SetupConfig(
-            given.key_file, given.make_key_folder, tun_name, births.MTU, given.network, given.ways.quic
-        )
+        config = setup.SetupConfig(given.key_file, given.make_key_folder, tun_name, births.MTU, given.network)
         found = setup.in_child(config, self._signals, SET_UP_SECONDS)
         if found is not None:
             for warning in found[0].warnings:
@@ -479,10 +477,9 @@ class Supervisor:
             self._tell(child.name, SocketOpened(token, str(error)))
 
     def _spawn_link(self, child: Child, surroundings: Surroundings, message: SpawnLink, descriptors: list[int]) -> None:
-        if refusal := self._why_no_link(descriptors):
+        if refusal := self._why_no_link(descriptors) or self._why_not_over(message.transport):
             self._tell(child.name, LinkGone(message.link, f"refused: {refusal}"))
             return
-        self._load(message.transport)
         connection = Connection(message, descriptors.pop(), surroundings.arenas)
         try:
             base = connection.base()
@@ -511,12 +508,16 @@ class Supervisor:
             # To a process that is just being restarted nothing need be said: it is born with all its links.
             self._tell(host.name, adopt, connection.descriptors())
 
-    def _load(self, transport: Protocol) -> None:
+    def _why_not_over(self, transport: Protocol) -> str:
         """Imports the code of a transport before the first link forks that needs it: in each it would be 10 MB more."""
         if transport not in self._loaded:
-            TRANSPORTS[transport]()
+            try:
+                TRANSPORTS[transport]()
+            except TransportError as error:
+                return str(error)
             self._loaded.add(transport)
             _share()
+        return ""
 
     def _why_no_link(self, descriptors: list[int]) -> str:
         if len(descriptors) != 1:

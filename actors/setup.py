@@ -58,8 +58,6 @@ class SetupConfig:
     """Bytes; 1342 by default, because a reference node's QUIC link dies of larger packets (wire spec 5.6)."""
     network: PrivateNetwork | None = None
     """The private network, whose key has to be there and of use."""
-    quic: bool = False
-    """Whether the library for QUIC has to be one that is of use."""
 
 
 class SetupError(Exception):
@@ -115,8 +113,6 @@ def main(channel: Channel, config: SetupConfig) -> None:
         if config.network is not None:
             psk.check()
             read_network(config.network.name, config.network.key_file)
-        if config.quic:
-            check_quic()
         if config.tun_name is None:
             channel.send(DeviceReady(public, False, tuple(warnings)))
             return
@@ -126,17 +122,6 @@ def main(channel: Channel, config: SetupConfig) -> None:
         channel.send(DeviceFailed(str(error)))
         return
     channel.send(DeviceReady(public, bool(offload & _TUN_F_USO), tuple(warnings)), (device,))
-
-
-def check_quic() -> None:
-    """Tries the library. Raises `SetupError`."""
-    # Here, for links and nobody else have a use for it.
-    from actors.link.transports.qh3_inside import Qh3Error, check
-
-    try:
-        check()
-    except Qh3Error as error:
-        raise SetupError(str(error)) from None
 
 
 def load_or_create_key(config: SetupConfig, warnings: list[str]) -> bytes:

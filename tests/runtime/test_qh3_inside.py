@@ -1,4 +1,4 @@
-"""The library for QUIC is tried when the node starts: one that lacks what is reached for is refused by its version."""
+"""qh3 is tried before the first connection: one that lacks what is reached for is refused by its version."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """qh3's connection, opened up: everything of that library that a link needs and the library keeps to itself.
 
-Whether it is all there is tried when the node starts (`check`): another qh3 may have it elsewhere, or not at all.
+Whether it is all there is tried before the first connection (`check`): another qh3 may have it elsewhere, or nowhere.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from qh3.quic.connection import QuicConnection, QuicConnectionError
 from qh3.quic.events import ConnectionTerminated
 from qh3.quic.tls_bridge import QuicTlsBridge, QuicTlsTrafficSecret
 
+from actors.link.transports.interface import TransportError
 from actors.runtime.udp import Address
 from protocol.quic.sealing import PacketKeys, Suite
 from protocol.quic.transport_parameters import replace_parameters
@@ -32,7 +33,7 @@ _TLS: Final = ("remote_initial_source_connection_id", "remote_transport_paramete
 _FACADE: Final = ("_drain_core", "_close_event", "_remote_max_datagram_frame_size")
 
 
-class Qh3Error(Exception):
+class Qh3Error(TransportError):
     """The installed qh3 is none that this node can use; says why, and what to do."""
 
 
