@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol.frames import index_of, link_number, process_of
 
-MOST_PROCESSES: Final = 16
+MOST_PROCESSES: Final = 12
 """A process costs 8 MiB, a link in one that exists 80 KiB; few machines have cores for more."""
 
 
