@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 
 import pytest
 
@@ -11,53 +10,34 @@ from tests.lab.flow import transfer
 from tests.lab.namespaces import Lab
 from tests.lab.nodes import SeptateNode
 from tests.lab.ping import ping_until_reply
+from tests.lab.vsock import LOOPBACK, reaches_itself
 from tests.lab.waiting import wait_until
 from tests.namespaces.networks import REACH_TIMEOUT
 
 pytestmark = pytest.mark.namespaces
 
-LOOPBACK = 1
-"""The CID by which a machine reaches itself (vsock(7), VMADDR_CID_LOCAL)."""
 NOBODY = 4294967294
 """A CID that no machine here has."""
 FLOW_BYTES = 20_000_000
 
 
-def why_no_loopback() -> str | None:
-    """Why a machine does not reach itself over vsock, None where it does. Only a kernel with vsock_loopback can."""
-    try:
-        with (
-            socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listener,
-            socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as caller,
-        ):
-            listener.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
-            listener.listen()
-            caller.settimeout(3)
-            caller.connect((LOOPBACK, listener.getsockname()[1]))
-    except OSError as error:
-        return f"no vsock to this machine itself: {error}; load the module vsock_loopback"
-    return None
+if reaches_itself():
 
-
-@pytest.mark.vsock
-def test_vsock_joins_nodes_and_carries_flows(lab: Lab) -> None:
-    missing = why_no_loopback()
-    if missing is not None:
-        pytest.skip(missing)
-    # Its ports are those of the machine, not of a namespace.
-    port = secrets.randbelow(10_000) + 20_000
-    listener = SeptateNode(lab, lab.namespace("listens"), options=["--vsock-listen-port", str(port)]).start()
-    listener.wait_until_up()
-    dialler = SeptateNode(lab, lab.namespace("dials"), peers=[f"vsock://{LOOPBACK}:{port}"]).start()
-    dialler.wait_until_up()
-    ping_until_reply(dialler.namespace, listener.address, REACH_TIMEOUT)
-    ping_until_reply(listener.namespace, dialler.address, REACH_TIMEOUT)
-    for source, target in ((dialler, listener), (listener, dialler)):
-        sent, arrived = transfer(source.namespace, target.namespace, target.address, FLOW_BYTES)
-        assert sent.sha256 == arrived.sha256
-    (route,) = dialler.api.get("/api/v1/admin/routes/selected")
-    assert route["nextHop"].startswith("VSOCK ")
-    assert route["nextHop"].endswith(f"<-> {LOOPBACK}:{port}")
+    def test_vsock_joins_nodes_and_carries_flows(lab: Lab) -> None:
+        # Its ports are those of the machine, not of a namespace.
+        port = secrets.randbelow(10_000) + 20_000
+        listener = SeptateNode(lab, lab.namespace("listens"), options=["--vsock-listen-port", str(port)]).start()
+        listener.wait_until_up()
+        dialler = SeptateNode(lab, lab.namespace("dials"), peers=[f"vsock://{LOOPBACK}:{port}"]).start()
+        dialler.wait_until_up()
+        ping_until_reply(dialler.namespace, listener.address, REACH_TIMEOUT)
+        ping_until_reply(listener.namespace, dialler.address, REACH_TIMEOUT)
+        for source, target in ((dialler, listener), (listener, dialler)):
+            sent, arrived = transfer(source.namespace, target.namespace, target.address, FLOW_BYTES)
+            assert sent.sha256 == arrived.sha256
+        (route,) = dialler.api.get("/api/v1/admin/routes/selected")
+        assert route["nextHop"].startswith("VSOCK ")
+        assert route["nextHop"].endswith(f"<-> {LOOPBACK}:{port}")
 
 
 def test_vsock_peer_that_can_not_be_reached_is_named_and_the_node_runs(lab: Lab) -> None:
