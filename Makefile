@@ -31,7 +31,7 @@ run: $(INSTALLED)
 	@if $(BIN)/python -m septate.rights; then exec $(BIN)/septate $(ARGS); else exec $(BIN)/septate --no-tun $(ARGS); fi
 
 # Groups side by side: one computes, with the coverage of protocol/; the others wait for processes and nodes, mostly.
-GROUPS := test-computing test-processes test-nodes-a-m test-nodes-n-z
+GROUPS := test-computing test-processes test-nodes-a-n test-nodes-o-z
 .PHONY: $(GROUPS)
 
 test-computing:
@@ -40,11 +40,11 @@ test-computing:
 test-processes:
 	@$(BIN)/python -m pytest tests/runtime tests/lab
 
-test-nodes-a-m:
-	@$(BIN)/python -m pytest $(sort $(wildcard tests/namespaces/test_[a-m]*.py))
+test-nodes-a-n:
+	@$(BIN)/python -m pytest $(sort $(wildcard tests/namespaces/test_[a-n]*.py))
 
-test-nodes-n-z:
-	@$(BIN)/python -m pytest $(sort $(wildcard tests/namespaces/test_[n-z]*.py))
+test-nodes-o-z:
+	@$(BIN)/python -m pytest $(sort $(wildcard tests/namespaces/test_[o-z]*.py))
 
 test: $(STAMP)
 ifeq ($(ARGS),)

@@ -55,11 +55,13 @@ PROBE_SECONDS: Final = 5.0
 class _Waiter:
     """Who waits for a reply."""
 
-    __slots__ = ("asker", "timer")
+    __slots__ = ("asker", "timer", "told")
 
     def __init__(self, asker: Asker, timer: Timer) -> None:
         self.asker = asker
         self.timer = timer
+        self.told = False
+        """Whether he knows that the message was taken, which has to be the first that he hears."""
 
 
 class Programs:
@@ -183,6 +185,9 @@ class Programs:
 
     def _say_pushed(self, pushed: tuple[Asker, bytes]) -> None:
         (sender, token), message_id = pushed
+        waiter = self._waiters.get(message_id)
+        if waiter is not None and waiter.asker == (sender, token):
+            waiter.told = True
         self._sayings.say(sender, MessagePushed(token, message_id))
 
     def _fail(self, asker: Asker, why: MessageFailure, reason: str) -> None:
@@ -256,7 +261,7 @@ class Programs:
         return self._handovers.stop(asker) or self._uploads.stop(asker)
 
     def _probe(self) -> None:
-        for asker in [*self._asking, *(waiter.asker for waiter in self._waiters.values())]:
+        for asker in [*self._asking, *(waiter.asker for waiter in self._waiters.values() if waiter.told)]:
             if self._runtime.offer(asker[0], pack(StillWaiting(asker[1]))) is Sent.UNREACHABLE:
                 self._runtime.counters["answers.gone"] += 1
                 self._stop(asker)

@@ -16,6 +16,11 @@ QUIET_SECONDS: Final = 2.0
 same time, whichever of them had something to send."""
 ANSWER_SECONDS: Final = 2.0
 """Whoever is asked has at least so long to answer."""
+WORRY_SECONDS: Final = 1.0
+"""Who owes an answer for so long is asked more loudly, and again and again. To an address of ours that is new to it, a
+NAT's new port say, it may send no more than three times what came from there (RFC 9000 section 8.2): what small packets
+bring does not carry one of its own."""
+AGAIN_SECONDS: Final = 0.5
 
 
 class Verdict(enum.Enum):
@@ -24,17 +29,20 @@ class Verdict(enum.Enum):
     WAIT = "wait"
     ASK = "ask"
     """Send a PING, and say so by `asked`."""
+    INSIST = "insist"
+    """Send one that fills a datagram."""
     GIVE_UP = "give up"
 
 
 class Vigil:
     """Over one connection. `now` is monotonic seconds."""
 
-    __slots__ = ("_asked", "_heard")
+    __slots__ = ("_asked", "_heard", "_insist")
 
     def __init__(self, now: float) -> None:
         self._heard = now
         self._asked = 0.0
+        self._insist = 0.0
 
     @property
     def silent_since(self) -> float:
@@ -49,9 +57,11 @@ class Vigil:
     @property
     def deadline(self) -> float:
         """When `judge` has something to say, unless something is heard or asked before."""
-        if self._asked:
-            return max(self._heard + SILENT_SECONDS, self._asked + ANSWER_SECONDS)
-        return self._heard + QUIET_SECONDS
+        return min(self._insist, self._end) if self._asked else self._heard + QUIET_SECONDS
+
+    @property
+    def _end(self) -> float:
+        return max(self._heard + SILENT_SECONDS, self._asked + ANSWER_SECONDS)
 
     def heard(self, now: float) -> None:
         """The peer sent something."""
@@ -59,12 +69,18 @@ class Vigil:
 
     def asked(self, now: float) -> None:
         """Something was sent that it has to acknowledge; only the first since it was heard counts."""
-        self._asked = self._asked or now
+        if not self._asked:
+            self._asked, self._insist = now, now + WORRY_SECONDS
 
     def judge(self, now: float, *, listening: bool) -> Verdict:
         """`listening` is false while we don't read what it may have answered long ago."""
-        if self._asked and not listening:
-            self._asked = now
-        if now < self.deadline:
+        if not self._asked:
+            return Verdict.ASK if now >= self._heard + QUIET_SECONDS else Verdict.WAIT
+        if not listening:
+            self._asked, self._insist = now, now + WORRY_SECONDS
+        if now >= self._end:
+            return Verdict.GIVE_UP
+        if now < self._insist:
             return Verdict.WAIT
-        return Verdict.GIVE_UP if self._asked else Verdict.ASK
+        self._insist = now + AGAIN_SECONDS
+        return Verdict.INSIST

@@ -34,6 +34,7 @@ from protocol.frames import (
     MessageFailed,
     MessageFailure,
     MessagePart,
+    MessagePushed,
     MessagesOpened,
     MessagesSealed,
     NoMessage,
@@ -43,6 +44,7 @@ from protocol.frames import (
     PushPart,
     Ready,
     SealMessages,
+    StillWaiting,
     StopWaiting,
     TopicChange,
     TopicList,
@@ -391,6 +393,18 @@ class TestSending:
             assert post.hear(token).outcome is Outcome.REFUSED
             post.send(CancelMessage(token, bytes(8)))
             assert post.hear(token).outcome is Outcome.MISSING
+
+    def test_who_waits_for_a_reply_hears_first_that_the_message_was_taken(
+        self, run: Path, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A disk so slow that those who wait are asked whether they are still there before it is done.
+        sync = os.fdatasync
+        monkeypatch.setattr(os, "fdatasync", lambda descriptor: (time.sleep(0.3), sync(descriptor)))
+        monkeypatch.setattr("actors.messagebox.programs.PROBE_SECONDS", 0.02)
+        with serving(run):
+            post.send(PushMessage(1, ALICE.address, b"", b"", 30_000, b"", 1, b"a"))
+            heard = [type(unpack(post.socket.recv())) for _ in range(2)]
+        assert heard == [MessagePushed, StillWaiting]
 
     @pytest.mark.parametrize(
         ("frames", "why"),

@@ -405,9 +405,14 @@ class QuicTransport(Transport):
         if found is not None:
             self._make_smaller(found)
             return
+        self._ask_path(path.take_due(now))
+
+    def _ask_path(self, sizes: tuple[int, ...]) -> None:
+        if self._closed:
+            return
         try:
-            for size in path.take_due(now):
-                question = session.question(size, now)
+            for size in sizes:
+                question = self._session.question(size, self._loop.now())
                 if question is not None:
                     self._counters["quic.path_questions"] += 1
                     self._unsent.append(question)
@@ -494,6 +499,10 @@ class QuicTransport(Transport):
                 except QuicSessionError as error:
                     self._over(str(error))
                 self._proceed()
+            case Verdict.INSIST:
+                self._counters["quic.insisted"] += 1
+                self._proceed()
+                self._ask_path((SMALLEST_PAYLOAD,))
             case Verdict.WAIT:
                 pass
         if not self._closed:
