@@ -531,9 +531,11 @@ class Supervisor:
         host = self._children.get(actor_of(message.link))
         if host is None or host.links is None or message.link not in host.links:
             return
+        connection = host.links[message.link]
         if host is sender or host.channel is None:
-            self._retire(host.links, message.link, message.reason)
+            self._retire(host.links, message.link, connection.ending or message.reason)
         else:
+            connection.ending = message.reason
             self._tell(host.name, message)
 
     def _tell(self, name: str, message: object, descriptors: tuple[int, ...] = ()) -> None:

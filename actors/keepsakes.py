@@ -81,6 +81,8 @@ class Connection:
         self._base: Positions | None = None
         self._guard = PoisonGuard()
         self.resumed = False
+        self.ending = ""
+        """Why it was told to end. What it may see in the meantime, its other end's going, say, is no news."""
         self.will = b""
         """What tells the peer that the connection's process was killed, where the transport has something like that."""
         self.needed: tuple[OldArena, ...] = ()

@@ -13,7 +13,7 @@ import zmq
 from actors.runtime.dialogue import Abandoned, Abandonment, Dialogues, Gone, NoAnswer
 from protocol.codec import pack, unpack
 from protocol.frames import AskTopics, PushPart, StopWaiting, TopicList
-from tests.unit.stand_ins import context, run_folder
+from tests.unit.stand_ins import run_folder
 
 PATIENCE = 10.0
 
@@ -21,14 +21,14 @@ PATIENCE = 10.0
 class Box:
     """An actor that answers when it is told to."""
 
-    def __init__(self, folder: Path, surroundings: zmq.Context[zmq.Socket[bytes]]) -> None:
-        self._context = surroundings
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = f"ipc://{folder / 'box'}"
         self.begin()
 
     def begin(self) -> None:
         """Lives (again)."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.inbox = self._context.socket(zmq.ROUTER)
         self.inbox.setsockopt(zmq.RCVTIMEO, int(PATIENCE * 1000))
         self.inbox.bind(self._path)
@@ -40,14 +40,15 @@ class Box:
         return bytes(sender)
 
     def end(self) -> None:
-        """Dies."""
+        """Dies; its connections are closed by then."""
         self.inbox.close(linger=0)
+        self._context.term()
 
 
 @pytest.fixture
 def box() -> Iterator[Box]:
-    with run_folder() as folder, context() as surroundings:
-        made = Box(folder, surroundings)
+    with run_folder() as folder:
+        made = Box(folder)
         yield made
         made.end()
 
