@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -112,6 +112,17 @@ class Pairs:
             for pair in self.all:
                 self.switch.plug(pair.far.namespace)
 
+    @contextlib.contextmanager
+    def down(self, nodes: Sequence[SeptateNode]) -> Iterator[None]:
+        """The interfaces of these are down, and they are told."""
+        for node in nodes:
+            node.namespace.ip("link", "set", self.switch.device(), "down")
+        try:
+            yield
+        finally:
+            for node in nodes:
+                node.namespace.ip("link", "set", self.switch.device(), "up")
+
 
 def assert_within(seconds: float, what: str, probes: Probes) -> None:
     """Every probe becomes true so soon from now on."""
@@ -157,25 +168,15 @@ def test_cable_cut_in_silence_is_noticed_without_traffic(pairs: Pairs) -> None:
 
 def test_interface_of_who_dials_that_goes_down_is_noticed_at_once_and_its_return_too(pairs: Pairs) -> None:
     pairs.wait()
-    for pair in pairs.all:
-        pair.near.namespace.ip("link", "set", pairs.switch.device(), "down")
-    try:
+    with pairs.down([pair.near for pair in pairs.all]):
         assert_within(AT_ONCE_SECONDS, "noticed", {pair.transport: pair.near_is_not for pair in pairs.all})
-    finally:
-        for pair in pairs.all:
-            pair.near.namespace.ip("link", "set", pairs.switch.device(), "up")
     assert_within(AT_ONCE_SECONDS, "mended", {pair.transport: pair.near_is_connected for pair in pairs.all})
 
 
 def test_interface_of_who_listens_that_goes_down_is_noticed_at_once(pairs: Pairs) -> None:
     pairs.wait()
-    for pair in pairs.all:
-        pair.far.namespace.ip("link", "set", pairs.switch.device(), "down")
-    try:
+    with pairs.down([pair.far for pair in pairs.all]):
         assert_within(AT_ONCE_SECONDS, "noticed", {pair.transport: pair.far_is_not for pair in pairs.all})
-    finally:
-        for pair in pairs.all:
-            pair.far.namespace.ip("link", "set", pairs.switch.device(), "up")
     pairs.wait()
 
 
